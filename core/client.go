@@ -1,0 +1,352 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// Client is one viewer's place in an execution: a position in its log and,
+// once served, a connection. It has one owner at a time, who alone touches its
+// position and its writer: the goroutine in Serve, the lane it was given to by
+// Start, or the goroutine that lane lends it to while its connection is full.
+// Everybody else leaves a request and wakes the owner.
+type Client struct {
+	x     *execution
+	index int // in x.clients, guarded by x.mu
+	slot  int // encoder
+	lane  *lane
+
+	// The owner's.
+	pos     uint64 // ID of the last event written, or where the log began
+	seq     int64  // events of the log up to pos, negative if not known
+	missed  missed // what to announce before the first event
+	said    bool   // TypeEnd has been written
+	started bool   // something has been delivered, so that a gap is lag
+	w       Writer
+	try     TryWriter // w, for clients of shared pumps
+	rest    []byte    // of a batch that TryWrite wrote partly
+
+	// The lane's.
+	home     bool          // in lane.members
+	place    int           // there
+	beatAt   time.Duration // when the next heartbeat is due
+	expireAt time.Duration // when MaxAge is reached
+	interval time.Duration // of heartbeats, 0 if off
+
+	awaited bool // Close waits for it; guarded by x.mu
+	state   atomic.Int32
+	request atomic.Pointer[request]
+	beat    atomic.Bool // a heartbeat is due
+	parked  atomic.Bool // the goroutine in Serve waits for wake
+	gone    atomic.Bool // Serve has ended; the lane drops it
+	wake    chan struct{}
+}
+
+// States of Client.state.
+const (
+	fresh     = iota // registered
+	owned            // given to Serve or Start
+	abandoned        // ended before it was given to either
+)
+
+// request asks a client's owner to end it.
+type request struct {
+	reason error
+	when   when
+}
+
+type when bool
+
+const (
+	now     when = false // whatever is still unwritten
+	drained when = true  // as soon as it has everything
+)
+
+// missed is a loss that was known at Register.
+type missed struct {
+	any   bool
+	from  uint64 // the ID the viewer gave, 0 if none
+	count int64  // events lost, negative if not known
+}
+
+// newClient makes a client at the position opts asks for. r.mu and x.mu are
+// held.
+func newClient(x *execution, slot int, opts *ClientOptions) *Client {
+	c := &Client{x: x, slot: slot, lane: x.laneFor(slot), interval: x.r.opts.Heartbeat}
+	if opts.Heartbeat != 0 {
+		c.interval = max(0, opts.Heartbeat)
+	}
+	if age := x.r.opts.MaxAge; age > 0 {
+		c.expireAt = x.r.clock.now() + age - rand.N(age/10+1)
+	}
+	l := &x.log
+	switch id, ok := parseID(opts.LastEventID); {
+	case opts.LastEventID == "" && l.lost == 0:
+		c.pos = l.floor
+	case opts.LastEventID == "":
+		c.missed = missed{any: true, count: int64(l.lost)}
+	case ok && id <= x.r.lastID:
+		c.pos, c.seq = id, -1 // a loss shows as a position below the floor
+		if id >= l.floor {
+			c.seq = int64(l.lost) + int64(l.after(id))
+		}
+	default:
+		c.missed = missed{any: true, from: id, count: -1}
+	}
+	return c
+}
+
+// parseID reads an ID as AppendEvent writes it. It returns 0 and false for
+// anything else.
+func parseID(s string) (uint64, bool) {
+	id, err := strconv.ParseUint(s, 10, 53)
+	if err != nil || s[0] == '0' || s[0] == '+' {
+		return 0, false
+	}
+	return id, true
+}
+
+// hasAll reports whether nothing but the end is left for c to see, which has
+// resumed. x.mu is held.
+func (c *Client) hasAll() bool {
+	l := &c.x.log
+	return !c.missed.any && c.pos >= l.floor && l.after(c.pos) == l.n
+}
+
+// Serve writes to w what the client is to see, in the calling goroutine, until
+// it ends; then it calls w's End, if it has one, and returns the reason given
+// there: nil when the execution finished and everything has been written. When
+// ctx ends, so does the client, with its cause.
+func (c *Client) Serve(ctx context.Context, w Writer) error {
+	if err := c.own(w); err != nil {
+		return err
+	}
+	c.wake = make(chan struct{}, 1)
+	stop := context.AfterFunc(ctx, func() { c.end(context.Cause(ctx), now) })
+	defer stop()
+	c.lane.arrive(c)
+	reason, _ := c.run()
+	c.gone.Store(true)
+	c.lane.poke(c)
+	c.finish(reason)
+	return reason
+}
+
+// Start hands the client to the registry's shared pumps, which write to w, and
+// returns. They call w's End when the client ends.
+func (c *Client) Start(w TryWriter) {
+	if c.own(w) != nil {
+		return
+	}
+	c.try = w
+	c.lane.arrive(c)
+}
+
+// own gives c its writer. If that cannot be, it lets go of w.
+func (c *Client) own(w Writer) error {
+	if !c.state.CompareAndSwap(fresh, owned) {
+		err := ErrServed
+		if req := c.request.Load(); c.state.Load() == abandoned && req != nil {
+			err = req.reason
+		}
+		end(w, err)
+		return err
+	}
+	c.w = w
+	return nil
+}
+
+// Unregister ends the client with ErrUnregistered, without writing what it has
+// not yet got. It returns at once; the connection is let go soon after.
+// Adapters call it for a viewer that has gone, and for a client they cannot
+// serve after all.
+func (c *Client) Unregister() { c.end(ErrUnregistered, now) }
+
+// end asks for the client's end. The first reason counts, but one that asks
+// for it now overrides one that does not.
+func (c *Client) end(reason error, when when) {
+	req := &request{reason, when}
+	for {
+		old := c.request.Load()
+		if old != nil && (old.when == now || when == drained) {
+			return
+		}
+		if c.request.CompareAndSwap(old, req) {
+			break
+		}
+	}
+	if when == now && c.state.CompareAndSwap(fresh, abandoned) {
+		c.x.leave(c, reason)
+		return
+	}
+	c.lane.poke(c)
+}
+
+// task is the next thing to do for a client.
+type task struct {
+	batch        // to write, if it has bytes
+	ended bool   // the client has ended
+	why   error  // for what reason
+	rest  bool   // nothing to do until version or request change
+	v     uint64 // version of the execution
+	req   *request
+}
+
+// next tells the owner what to do.
+func (c *Client) next() (t task) {
+	x := c.x
+	t.req = c.request.Load()
+	if c.said {
+		return task{ended: true}
+	}
+	if t.req != nil && t.req.when == now {
+		return task{ended: true, why: t.req.reason}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t.v = x.version.Load()
+	if c.missed.any || c.pos < x.log.floor {
+		return c.gap()
+	}
+	t.batch = x.read(c.slot, c.pos)
+	switch {
+	case t.events > 0:
+	case t.req != nil:
+		t.ended, t.why = true, t.req.reason
+	case x.sealed:
+		t.p = x.r.encoders[c.slot].AppendEvent(nil, Event{Type: TypeEnd, Data: emptyObject})
+		c.said = true
+	case c.beat.Swap(false):
+		t.p = c.heartbeat()
+	default:
+		t.rest = true
+	}
+	return t
+}
+
+// gap makes the announcement that events are missing and moves c behind them.
+// x.mu is held.
+func (c *Client) gap() (t task) {
+	x := c.x
+	l := &x.log
+	m := c.missed
+	if !m.any {
+		m = missed{from: c.pos, count: -1}
+		if c.seq >= 0 && !l.killed {
+			m.count = int64(l.lost) - c.seq
+		}
+	}
+	if c.started && x.r.opts.Lag == LagDisconnect {
+		return task{ended: true, why: ErrSlowClient}
+	}
+	data := appendGap(nil, m.from, l.floor, m.count)
+	t.p = x.r.encoders[c.slot].AppendEvent(nil, Event{Type: TypeGap, Data: data})
+	t.to, t.seq = l.floor, int64(l.lost)
+	c.missed = missed{}
+	x.r.counters.gaps.Add(1)
+	if f := x.r.opts.Hooks.Gap; f != nil {
+		x.hook(func() { f(x.id) })
+	}
+	return t
+}
+
+func (c *Client) heartbeat() []byte {
+	r := c.x.r
+	enc := r.encoders[c.slot]
+	p := enc.AppendHeartbeat(nil)
+	if r.opts.HeartbeatEvents {
+		p = enc.AppendEvent(p, Event{Type: TypeHeartbeat, Data: emptyObject})
+	}
+	return p
+}
+
+// wrote moves c behind what t has had it write.
+func (c *Client) wrote(t *task) {
+	if t.to > c.pos {
+		c.pos, c.seq = t.to, t.seq
+	}
+	c.started = true
+}
+
+// run serves c from the calling goroutine until it ends, or, if c belongs to a
+// lane, until nothing is left to write.
+func (c *Client) run() (reason error, ended bool) {
+	for {
+		t := c.next()
+		switch {
+		case t.ended:
+			return t.why, true
+		case len(t.p) > 0:
+			if err := write(c.w, t.p); err != nil {
+				return err, true
+			}
+			c.wrote(&t)
+			c.x.delivered(t.events, len(t.p))
+		case t.rest && c.try != nil:
+			return nil, false
+		case t.rest:
+			c.park(&t)
+		}
+	}
+}
+
+// delivered counts what a connection has accepted.
+func (x *execution) delivered(events, bytes int) {
+	if events > 0 {
+		x.r.counters.delivered.Add(uint64(events))
+	}
+	if f := x.r.opts.Hooks.Delivered; f != nil {
+		x.mu.Lock()
+		x.hook(func() { f(x.id, events, bytes) })
+		x.mu.Unlock()
+	}
+	x.runHooks()
+}
+
+// park waits until there may be something to do that t did not see.
+func (c *Client) park(t *task) {
+	c.parked.Store(true)
+	if c.x.version.Load() != t.v || c.request.Load() != t.req || c.beat.Load() {
+		if c.parked.CompareAndSwap(true, false) {
+			return
+		}
+	}
+	<-c.wake
+}
+
+// unpark wakes the goroutine in Serve if it waits.
+func (c *Client) unpark() {
+	if c.parked.Load() && c.parked.CompareAndSwap(true, false) {
+		c.wake <- struct{}{}
+	}
+}
+
+// finish lets go of the connection, and then of the client.
+func (c *Client) finish(reason error) {
+	r := c.x.r
+	c.rest = nil
+	c.report(reason)
+	c.report(end(c.w, reason))
+	if errors.Is(reason, ErrSlowClient) {
+		r.counters.slow.Add(1)
+		if f := r.opts.Hooks.Slow; f != nil {
+			c.x.mu.Lock()
+			c.x.hook(func() { f(c.x.id) })
+			c.x.mu.Unlock()
+		}
+	}
+	c.x.leave(c, reason)
+}
+
+// report logs an error of an adapter that nobody else would see.
+func (c *Client) report(err error) {
+	var p *panicError
+	if errors.As(err, &p) {
+		c.x.r.counters.panics.Add(1)
+		c.x.r.opts.Logger.Error("execcast: writer panicked", "execution", c.x.id, "panic", p.value, "stack", string(p.stack))
+	}
+}

@@ -1,0 +1,330 @@
+package core
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pumps runs lanes that have something to do. A pump is a goroutine that lives
+// while there are such lanes; there are at most max.
+type pumps struct {
+	max int
+
+	mu      sync.Mutex
+	queue   []*lane
+	running int
+}
+
+func (p *pumps) push(l *lane) {
+	p.mu.Lock()
+	p.queue = append(p.queue, l)
+	start := p.running < p.max
+	if start {
+		p.running++
+	}
+	p.mu.Unlock()
+	if start {
+		go p.run()
+	}
+}
+
+func (p *pumps) run() {
+	for {
+		p.mu.Lock()
+		if len(p.queue) == 0 {
+			p.running--
+			p.mu.Unlock()
+			return
+		}
+		l := p.queue[0]
+		p.queue[0] = nil
+		p.queue = p.queue[1:]
+		p.mu.Unlock()
+		l.run()
+	}
+}
+
+// lane is the clients of one execution and one encoder that one pump at a time
+// walks when the log has changed: it writes to those of the shared pumps, and
+// wakes the goroutines of the others. An execution with many clients has
+// several lanes for an encoder, so that several pumps can work on it.
+type lane struct {
+	x     *execution
+	slot  int
+	size  int // clients assigned, guarded by x.mu
+	state atomic.Int32
+	dirty atomic.Bool // the log has changed
+	tick  atomic.Bool // the timer has fired
+
+	mu       sync.Mutex
+	arrivals []*Client // new, or given back
+	pokes    []*Client // with a request, or gone
+
+	// Of the pump that runs it.
+	members []*Client
+	timer   timer
+	tickAt  time.Duration // when the timer fires, 0 if it is not set
+}
+
+// States of lane.state: a lane is in the queue of pumps at most once, and run
+// by at most one of them.
+const (
+	idle    = iota
+	queued  // in the queue
+	running // a pump is at it
+	again   // and something has come that it may have missed
+)
+
+// A lane is split when each of an encoder's has so many clients, up to one a
+// pump.
+const laneClients = 256
+
+// laneFor returns the lane for a new client. x.mu is held.
+func (x *execution) laneFor(slot int) *lane {
+	var best *lane
+	n := 0
+	for _, l := range x.lanes {
+		if l.slot == slot {
+			n++
+			if best == nil || l.size < best.size {
+				best = l
+			}
+		}
+	}
+	if best == nil || best.size >= laneClients && n < x.r.pumps.max {
+		best = &lane{x: x, slot: slot}
+		x.lanes = append(x.lanes, best)
+	}
+	return best
+}
+
+// schedule makes sure that the lane is run after this call.
+func (l *lane) schedule() {
+	for {
+		switch s := l.state.Load(); s {
+		case idle:
+			if l.state.CompareAndSwap(idle, queued) {
+				l.x.r.pumps.push(l)
+				return
+			}
+		case running:
+			if l.state.CompareAndSwap(running, again) {
+				return
+			}
+		default:
+			return
+		}
+	}
+}
+
+// arrive gives the lane a client: to write to, or to wake.
+func (l *lane) arrive(c *Client) {
+	l.mu.Lock()
+	l.arrivals = append(l.arrivals, c)
+	l.mu.Unlock()
+	l.schedule()
+}
+
+// poke has the lane look at a client, if it is there.
+func (l *lane) poke(c *Client) {
+	l.mu.Lock()
+	l.pokes = append(l.pokes, c)
+	l.mu.Unlock()
+	l.schedule()
+}
+
+// run looks once at all clients that may have something to do.
+func (l *lane) run() {
+	l.state.Store(running)
+	l.mu.Lock()
+	arrivals, pokes := l.arrivals, l.pokes
+	l.arrivals, l.pokes = nil, nil
+	l.mu.Unlock()
+	all, tick := l.dirty.Swap(false), l.tick.Swap(false)
+
+	r := round{lane: l}
+	if tick || len(arrivals) > 0 {
+		r.now = l.x.r.clock.now()
+	}
+	for _, c := range arrivals {
+		c.home, c.place = true, len(l.members)
+		l.members = append(l.members, c)
+		l.expect(c, r.now)
+	}
+	if tick {
+		l.beat(r.now)
+	}
+	if all || tick {
+		// From the end, since a visit may put the last member in another's
+		// place.
+		for i := len(l.members) - 1; i >= 0; i-- {
+			r.visit(l.members[i])
+		}
+	} else {
+		for _, c := range arrivals {
+			r.visit(c)
+		}
+		for _, c := range pokes {
+			r.visit(c)
+		}
+	}
+	if r.writes > 0 {
+		l.x.delivered(r.events, r.bytes)
+	}
+	if !l.state.CompareAndSwap(running, idle) {
+		l.state.Store(queued)
+		l.x.r.pumps.push(l)
+	}
+}
+
+// drop takes c out of the lane's care.
+func (l *lane) drop(c *Client) {
+	last := l.members[len(l.members)-1]
+	l.members[c.place] = last
+	last.place = c.place
+	l.members[len(l.members)-1] = nil
+	l.members = l.members[:len(l.members)-1]
+	c.home = false
+}
+
+// round is one walk of a pump over a lane.
+type round struct {
+	lane                  *lane
+	now                   time.Duration
+	batch                 batch // what the last client got: most are at one position
+	writes, events, bytes int
+}
+
+// visit does what there is to do for c without waiting.
+func (r *round) visit(c *Client) {
+	switch {
+	case !c.home:
+	case c.try != nil:
+		r.pump(c)
+	case c.gone.Load():
+		r.lane.drop(c)
+	default:
+		c.unpark()
+	}
+}
+
+// pump writes to c what it is to see, until it has it or its connection is
+// full.
+func (r *round) pump(c *Client) {
+	for {
+		var t task
+		if r.batch.events > 0 && c.pos == r.batch.from && c.request.Load() == nil {
+			t.batch = r.batch
+		} else {
+			t = c.next()
+			if t.events > 0 {
+				r.batch = t.batch
+			}
+		}
+		if t.ended {
+			r.lane.drop(c)
+			go c.finish(t.why)
+			return
+		}
+		if t.rest {
+			return
+		}
+		if len(t.p) == 0 {
+			continue // a heartbeat in an encoding that has none
+		}
+		n, err := tryWrite(c.try, t.p)
+		if err != nil {
+			r.lane.drop(c)
+			go c.finish(err)
+			return
+		}
+		c.wrote(&t)
+		r.writes++
+		r.events += t.events
+		r.bytes += len(t.p)
+		if n < len(t.p) {
+			// From here on a goroutine owns c, until it has caught up.
+			c.rest = t.p[n:]
+			r.lane.drop(c)
+			go c.catchUp()
+			return
+		}
+		if t.tail && !c.beat.Load() && c.request.Load() == nil {
+			return // what comes later runs the lane again
+		}
+	}
+}
+
+// catchUp writes to a client of the lane whose connection was full, blocking,
+// until it has everything, and gives it back.
+func (c *Client) catchUp() {
+	err := write(c.w, c.rest)
+	c.rest = nil
+	ended := err != nil
+	if !ended {
+		err, ended = c.run()
+	}
+	if ended {
+		c.finish(err)
+		return
+	}
+	c.lane.arrive(c)
+}
+
+// expect sets a new member's heartbeat, and the timer if it has to fire
+// earlier than it would.
+func (l *lane) expect(c *Client, now time.Duration) {
+	if c.beatAt == 0 && c.interval > 0 {
+		c.beatAt = now + c.interval
+	}
+	l.fireAt(c.due(), now)
+}
+
+// due returns when the lane's timer has to look at c, 0 for never.
+func (c *Client) due() time.Duration {
+	switch {
+	case c.expireAt == 0:
+		return c.beatAt
+	case c.beatAt == 0:
+		return c.expireAt
+	}
+	return min(c.beatAt, c.expireAt)
+}
+
+func (l *lane) fireAt(due, now time.Duration) {
+	if due == 0 || l.tickAt != 0 && l.tickAt <= due {
+		return
+	}
+	l.tickAt = due
+	if l.timer == nil {
+		l.timer = l.x.r.clock.afterFunc(due-now, func() {
+			l.tick.Store(true)
+			l.schedule()
+		})
+		return
+	}
+	l.timer.Reset(due - now)
+}
+
+// beat marks the members whose heartbeat or end is due. Those whose heartbeat
+// is due soon are taken along, so that the timer fires a few times an interval
+// however many members there are.
+func (l *lane) beat(now time.Duration) {
+	l.tickAt = 0
+	var next time.Duration
+	for _, c := range l.members {
+		if c.beatAt != 0 && c.beatAt <= now+c.interval/8 {
+			c.beatAt = now + c.interval
+			c.beat.Store(true)
+		}
+		if c.expireAt != 0 && c.expireAt <= now {
+			c.expireAt = 0
+			c.end(ErrMaxAge, drained)
+		}
+		if due := c.due(); due != 0 && (next == 0 || due < next) {
+			next = due
+		}
+	}
+	l.fireAt(next, now)
+}

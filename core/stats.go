@@ -1,0 +1,59 @@
+package core
+
+import "sync/atomic"
+
+// Stats is a moment's view of a registry: what it holds, and counters since it
+// was made.
+type Stats struct {
+	Executions int   // known now, finished ones included
+	Clients    int   // registered now
+	Bytes      int64 // retained now, as MaxTotalBytes counts them
+
+	Published uint64 // events published
+	Delivered uint64 // events accepted by a connection, added up over clients
+	Gaps      uint64 // gaps announced
+	Slow      uint64 // clients ended with ErrSlowClient
+	Evicted   uint64 // events dropped because of MaxEvents, MaxBytes or MaxTotalBytes
+	Panics    uint64 // adapters that panicked; each ended one client
+
+	// Refused by a limit.
+	TooLarge                uint64 // ErrEventTooLarge
+	TooManyExecutions       uint64 // ErrTooManyExecutions
+	TooManyClients          uint64 // ErrTooManyClients
+	TooManyExecutionClients uint64 // ErrTooManyExecutionClients
+}
+
+type counters struct {
+	published, delivered, gaps, slow, evicted, panics                    atomic.Uint64
+	tooLarge, tooManyExecutions, tooManyClients, tooManyExecutionClients atomic.Uint64
+}
+
+// Stats returns the registry's figures. Each is exact; together they may be of
+// slightly different moments.
+func (r *Registry) Stats() Stats {
+	r.mu.Lock()
+	s := Stats{Executions: len(r.executions), Clients: r.clients}
+	r.mu.Unlock()
+	s.Bytes = r.bytes.Load()
+	c := &r.counters
+	s.Published = c.published.Load()
+	s.Delivered = c.delivered.Load()
+	s.Gaps = c.gaps.Load()
+	s.Slow = c.slow.Load()
+	s.Evicted = c.evicted.Load()
+	s.Panics = c.panics.Load()
+	s.TooLarge = c.tooLarge.Load()
+	s.TooManyExecutions = c.tooManyExecutions.Load()
+	s.TooManyClients = c.tooManyClients.Load()
+	s.TooManyExecutionClients = c.tooManyExecutionClients.Load()
+	return s
+}
+
+// refused counts a refusal by a limit and logs it: the first, and then each
+// time the count has doubled, so that a flood does not flood the log.
+func (r *Registry) refused(count *atomic.Uint64, err error, executionID string) error {
+	if n := count.Add(1); n&(n-1) == 0 {
+		r.opts.Logger.Warn("execcast: refused", "error", err.Error(), "execution", executionID, "times", n)
+	}
+	return err
+}
