@@ -1,0 +1,23 @@
+# Each target is one command; what takes more than that is a script in .ci.
+# ARGS is passed on: make run ARGS="-transport websocket"
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fuzz bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+run: ## serve the orchestrator example on http://127.0.0.1:8080
+	go run ./examples/orchestrator $(ARGS)
+
+test: ## run every check and every test; installs what is missing, where it can
+	@.ci/test
+
+lint: ## check formatting, vet, staticcheck, and that all systems compile
+	@.ci/lint
+
+fuzz: ## fuzz every target in turn, each for FUZZTIME (default 30s)
+	@.ci/fuzz
+
+bench: ## run core's Go benchmarks
+	go test -run '^$$' -bench . -benchmem $(ARGS) ./core/...
