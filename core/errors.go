@@ -45,6 +45,12 @@ var (
 	// ErrTooManyEncoders: a registry serves at most four different encoders.
 	ErrTooManyEncoders = errors.New("execcast: too many encoders")
 
+	// ErrUnauthorized, ErrForbidden and ErrNotFound are for an adapter's
+	// Options.ExecutionID to return, wrapped or not: it answers 401, 403, 404.
+	ErrUnauthorized = errors.New("execcast: unauthorized")
+	ErrForbidden    = errors.New("execcast: forbidden")
+	ErrNotFound     = errors.New("execcast: execution not found")
+
 	// ErrSlowClient ends a client that took longer than the write timeout to
 	// accept a batch, or that fell off the log's tail under LagDisconnect.
 	ErrSlowClient = errors.New("execcast: client too slow")

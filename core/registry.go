@@ -58,6 +58,11 @@ func newRegistry(opts *Options, c clock) *Registry {
 	return r
 }
 
+// Heartbeat returns the interval at which clients get heartbeats, 0 for never,
+// unless ClientOptions say otherwise. Adapters derive from it how long a peer
+// may be silent.
+func (r *Registry) Heartbeat() time.Duration { return r.opts.Heartbeat }
+
 // Publish appends e to the execution's log and returns the ID it got there.
 // Once it has returned nil, every present and future client is served the
 // event, as far as the bounds allow. It creates an execution that is not

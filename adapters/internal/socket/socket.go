@@ -1,0 +1,127 @@
+// Package socket is the part of the adapters that own a connection: writing
+// within a time limit, letting go without losing what was written, and, on
+// systems that allow it, writing without blocking and noticing a peer that has
+// left without a goroutine each.
+package socket
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/execcast/execcast/core"
+)
+
+const (
+	// linger bounds how long letting go waits for the peer.
+	linger = 2 * time.Second
+	// discard bounds the input that is thrown away meanwhile.
+	discard = 256 << 10
+)
+
+// Conn is a connection that this process owns. It has one writer at a time.
+type Conn struct {
+	net.Conn
+	timeout time.Duration // for one Write, 0 for none
+	partial bool          // the last write broke off within a frame
+	try     *try          // nil where writes cannot be tried
+}
+
+// Own returns conn as a Conn whose writes take at most timeout each, 0 for no
+// limit. A peer that has vanished is given up after two heartbeats, where the
+// system can do that.
+func Own(conn net.Conn, timeout, heartbeat time.Duration) *Conn {
+	c := &Conn{Conn: conn, timeout: timeout}
+	conn.SetDeadline(time.Time{}) // the server's own no longer count
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		setUserTimeout(tcp, 2*heartbeat)
+		c.try = newTry(tcp)
+	}
+	return c
+}
+
+// CanTry reports whether TryWrite works.
+func (c *Conn) CanTry() bool { return c.try != nil }
+
+// Write sends all of p, or returns an error: one that wraps ErrSlowClient if
+// that took longer than the timeout.
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.timeout > 0 {
+		c.SetWriteDeadline(time.Now().Add(c.timeout))
+		defer c.SetWriteDeadline(time.Time{})
+	}
+	n, err := c.Conn.Write(p)
+	c.partial = err != nil
+	return n, Slow(err)
+}
+
+// TryWrite sends as much of p as fits now.
+func (c *Conn) TryWrite(p []byte) (int, error) {
+	n, err := c.try.write(p)
+	c.partial = n < len(p)
+	return n, err
+}
+
+// OnLeave has f called when the peer closes its side, from another goroutine.
+// What the peer sends is never read, or thrown away.
+func (c *Conn) OnLeave(f func()) {
+	if c.try != nil && c.try.onLeave(f) == nil {
+		return
+	}
+	go func() {
+		io.Copy(io.Discard, onlyReader{c.Conn})
+		f()
+	}()
+}
+
+// Slow makes an error that says that a deadline was exceeded one that wraps
+// core.ErrSlowClient.
+func Slow(err error) error {
+	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w: %w", core.ErrSlowClient, err)
+	}
+	return err
+}
+
+// Finish lets go of a connection to which everything has been written. Closing
+// a socket with unread input would reset it, and destroy what is still on its
+// way to the peer: so it closes the sending side, reads what the peer still
+// sends until it closes too, within bounds, and only then closes.
+func (c *Conn) Finish() error {
+	c.forget()
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		c.SetReadDeadline(time.Now().Add(linger))
+		io.CopyN(io.Discard, onlyReader{c.Conn}, discard)
+	}
+	return c.Conn.Close()
+}
+
+// Abort lets go of a connection at once, with what is still on its way.
+func (c *Conn) Abort() error {
+	c.forget()
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	return c.Conn.Close()
+}
+
+func (c *Conn) forget() {
+	if c.try != nil {
+		c.try.close()
+	}
+}
+
+// End lets go as fits the reason a client has ended for: at once if nothing
+// that follows would make sense to the peer.
+func (c *Conn) End(reason error) error {
+	if c.partial || errors.Is(reason, core.ErrSlowClient) {
+		return c.Abort()
+	}
+	return c.Finish()
+}
+
+// onlyReader hides a connection's other methods from io.Copy.
+type onlyReader struct{ io.Reader }

@@ -1,0 +1,182 @@
+//go:build linux && !386 && !s390x
+
+package socket
+
+import (
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Supported says that this system can write without blocking, and notice peers
+// that leave, without a goroutine for each.
+const Supported = true
+
+const (
+	tcpUserTimeout = 18 // TCP_USER_TIMEOUT, tcp(7)
+	epollRDHUP     = 0x2000
+)
+
+func setUserTimeout(conn *net.TCPConn, d time.Duration) {
+	raw, err := conn.SyscallConn()
+	if err != nil || d <= 0 {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpUserTimeout, int(d/time.Millisecond))
+	})
+}
+
+// try writes to a socket without blocking.
+type try struct {
+	raw  syscall.RawConn
+	send func(fd uintptr) bool // made once: a closure a write would be an allocation a write
+	p    []byte
+	n    int
+	err  error
+	id   uint64 // in the watch, 0 if not there
+}
+
+func newTry(conn *net.TCPConn) *try {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	t := &try{raw: raw}
+	t.send = func(fd uintptr) bool {
+		for {
+			// sendto spares the file look-ups of write, and MSG_DONTWAIT
+			// holds whatever the descriptor's mode.
+			n, err := sendto(fd, t.p)
+			if err != syscall.EINTR {
+				t.n, t.err = n, err
+				return true
+			}
+		}
+	}
+	return t
+}
+
+func (t *try) write(p []byte) (int, error) {
+	t.p = p
+	err := t.raw.Write(t.send)
+	t.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case t.err == syscall.EAGAIN:
+		return 0, nil
+	case t.err != nil:
+		return 0, os.NewSyscallError("sendto", t.err)
+	}
+	return t.n, nil
+}
+
+func (t *try) onLeave(f func()) (err error) {
+	cerr := t.raw.Control(func(fd uintptr) { t.id, err = peers.add(int(fd), f) })
+	if cerr != nil {
+		return cerr
+	}
+	return err
+}
+
+func (t *try) close() {
+	if t.id != 0 {
+		peers.remove(t.id)
+		t.id = 0
+	}
+}
+
+// peers notices peers that close their connections: one epoll set and one
+// goroutine for all of them, which lives while there are any.
+var peers watch
+
+type watch struct {
+	mu     sync.Mutex
+	file   *os.File // the epoll set; the runtime waits for it like for a socket
+	raw    syscall.RawConn
+	lastID uint64
+	onGone map[uint64]func()
+}
+
+func (w *watch) add(fd int, f func()) (id uint64, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.file == nil {
+		if err := w.start(); err != nil {
+			return 0, err
+		}
+	}
+	w.lastID++
+	id = w.lastID
+	w.onGone[id] = f
+	// Neither EPOLLIN, since what a viewer sends does not matter, nor more
+	// than one report: a descriptor leaves the set when it is closed.
+	ev := syscall.EpollEvent{Events: epollRDHUP | syscall.EPOLLONESHOT, Fd: int32(uint32(id)), Pad: int32(uint32(id >> 32))}
+	cerr := w.raw.Control(func(epfd uintptr) { err = syscall.EpollCtl(int(epfd), syscall.EPOLL_CTL_ADD, fd, &ev) })
+	if cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		delete(w.onGone, id)
+		return 0, os.NewSyscallError("epoll_ctl", err)
+	}
+	return id, nil
+}
+
+func (w *watch) remove(id uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.onGone, id)
+	if len(w.onGone) == 0 && w.file != nil {
+		w.file.Close() // ends run
+		w.file, w.raw, w.onGone = nil, nil, nil
+	}
+}
+
+func (w *watch) start() error {
+	epfd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	if err := syscall.SetNonblock(epfd, true); err != nil {
+		syscall.Close(epfd)
+		return err
+	}
+	w.file = os.NewFile(uintptr(epfd), "epoll")
+	if w.raw, err = w.file.SyscallConn(); err != nil {
+		w.file.Close()
+		w.file = nil
+		return err
+	}
+	w.onGone = map[uint64]func(){}
+	go w.run(w.raw)
+	return nil
+}
+
+// run reports those who have gone until the set is closed.
+func (w *watch) run(raw syscall.RawConn) {
+	events := make([]syscall.EpollEvent, 128)
+	for {
+		n := 0
+		err := raw.Read(func(epfd uintptr) bool {
+			var err error
+			n, err = syscall.EpollWait(int(epfd), events, 0)
+			return n > 0 || err != nil && err != syscall.EINTR
+		})
+		if err != nil {
+			return
+		}
+		for _, ev := range events[:max(n, 0)] {
+			id := uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32
+			w.mu.Lock()
+			f := w.onGone[id]
+			w.mu.Unlock()
+			if f != nil {
+				f()
+			}
+		}
+	}
+}
