@@ -1,0 +1,520 @@
+import { watch } from './stream.js';
+
+const $ = (id) => document.getElementById(id);
+const blockLines = 200, blockChars = 1 << 16; // the most output in one element: what the browser lays out at a time
+
+let config = { tasks: [] };
+let view; // the run on show: see show()
+let selected = null; // the task whose output is on show, null for all
+let runs = []; // as GET /api/executions lists them
+
+// --- The run on show
+
+// show follows the run with this ID in place of the one before. An empty ID shows the plan as it will run.
+function show(executionId) {
+  view?.stop();
+  view = {
+    executionId,
+    tasks: new Map(config.tasks.map((task) => [task.id, { ...task, status: 'waiting', lines: 0 }])),
+    lines: [], // {task, stream, text}; a notice has no task
+    rendered: 0, // of lines
+    status: executionId ? 'waiting' : 'idle',
+    progress: 0,
+    total: config.tasks.length,
+    duration: 0,
+    cancelling: false,
+    stop() {},
+  };
+  buildTasks();
+  select(null);
+  setConnection(executionId ? 'connecting' : 'idle');
+  if (executionId) view.stop = watch(executionId, config.transport, { onEvent: apply, onState: setConnection });
+  renderRuns();
+  schedule();
+}
+
+// apply brings one event into the view. Drawing follows with the next frame: thousands of events may come between two.
+function apply(type, data) {
+  const task = taskOf(data.taskId);
+  switch (type) {
+    case 'task-start':
+      view.status = 'running';
+      task.status = 'running';
+      task.title = data.taskTitle;
+      Object.assign(view, { progress: data.progress, total: data.total });
+      break;
+    case 'task-output':
+      task.lines++;
+      view.lines.push({ task: task.id, stream: data.stream, text: plain(data.line) });
+      break;
+    case 'task-complete':
+      task.status = data.status;
+      task.duration = data.duration;
+      Object.assign(view, { progress: data.progress, total: data.total });
+      if (data.status === 'failed') announce(`${task.title} failed`);
+      break;
+    case 'execution-complete':
+      view.status = data.status;
+      view.duration = data.totalDuration;
+      announce(`Run ${words[data.status].toLowerCase()}: ${data.successful} of ${view.total} tasks succeeded`);
+      refresh();
+      break;
+    case 'stream-gap':
+      view.lines.push({ text: `${data.count ?? 'Some'} earlier events are not retained any more` });
+      break;
+  }
+  schedule();
+}
+
+// taskOf finds an event's task, also one that a plan before this server's start had.
+function taskOf(id) {
+  if (id !== undefined && !view.tasks.has(id)) {
+    view.tasks.set(id, { id, title: id, command: [], dependsOn: [], status: 'waiting', lines: 0 });
+    buildTasks();
+  }
+  return view.tasks.get(id);
+}
+
+// plain leaves of a line what a terminal would show in the end, without colours.
+function plain(line) {
+  return line
+    .replace(/\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])/g, '')
+    .replace(/^.*\r(?=.)/s, '');
+}
+
+let frame = 0;
+function schedule() {
+  if (frame) return;
+  // Hidden pages get no animation frames; their title should tell the end all the same.
+  frame = document.hidden ? setTimeout(draw, 500) : requestAnimationFrame(draw);
+}
+document.addEventListener('visibilitychange', () => view && draw());
+
+function draw() {
+  frame = 0;
+  drawSummary();
+  drawTasks();
+  drawOutput();
+}
+
+// --- Summary
+
+const words = {
+  idle: 'Ready', waiting: 'Starting', running: 'Running',
+  success: 'Succeeded', failed: 'Failed', cancelled: 'Cancelled', skipped: 'Skipped',
+};
+
+function drawSummary() {
+  const { status, progress, total } = view;
+  const count = (s) => [...view.tasks.values()].filter((task) => task.status === s).length;
+  setText($('state'), view.cancelling && status === 'running' ? 'Cancelling' : words[status]);
+  setGlyph($('run-glyph'), status === 'idle' ? 'waiting' : status);
+  const stats = [`${progress} of ${total} tasks`];
+  for (const s of ['failed', 'cancelled', 'skipped']) {
+    if (count(s)) stats.push(`${count(s)} ${s}`);
+  }
+  const known = runs.find((run) => run.executionId === view.executionId);
+  if (view.duration) stats.push(time(view.duration));
+  else if (known) stats.push(time(known.duration + performance.now() - known.asOf, true));
+  setText($('stats'), view.executionId ? stats.join(' · ') : `${total} tasks`);
+
+  const bar = $('progress');
+  bar.ariaValueMax = total;
+  bar.ariaValueNow = progress;
+  bar.ariaValueText = `${progress} of ${total}, ${words[status]}`;
+
+  const running = status === 'running' || status === 'waiting';
+  $('cancel').hidden = !running || !view.executionId || connection === 'gone';
+  $('cancel').disabled = view.cancelling;
+  const marks = { running: '▶', success: '✓', failed: '✗', cancelled: '■' };
+  const percent = running && total ? ` ${Math.floor((100 * progress) / total)} %` : '';
+  document.title = marks[status] ? `${marks[status]}${percent} ${config.title}` : `${config.title} · execcast`;
+}
+
+function time(ms, coarse) {
+  if (ms < 1000 && !coarse) return `${Math.round(ms)} ms`;
+  const s = ms / 1000;
+  if (s < 60) return coarse ? `${Math.floor(s)} s` : `${s.toFixed(1)} s`;
+  return `${Math.floor(s / 60)} min ${String(Math.floor(s % 60)).padStart(2, '0')} s`;
+}
+
+// --- Tasks: a column for each level of dependencies, with edges between them
+
+function buildTasks() {
+  const tasks = [...view.tasks.values()];
+  const levels = []; // of tasks and of bends, which lead an edge past a level in between
+  const position = new Map(); // in its level, counted from the middle
+  const levelOf = (task) => (task.level ??= Math.max(-1, ...task.dependsOn.map((id) => levelOf(view.tasks.get(id)))) + 1);
+  for (const task of tasks) (levels[levelOf(task)] ??= []).push(task);
+  const edges = [];
+  for (const task of tasks) {
+    task.edges = task.dependsOn.map((id) => {
+      const edge = { path: svg('path'), stops: [view.tasks.get(id)] };
+      for (let level = edge.stops[0].level + 1; level < task.level; level++) {
+        const bend = { above: edge.stops.at(-1), item: element('li', { className: 'bend' }) };
+        edge.stops.push(bend);
+        levels[level].push(bend);
+      }
+      edge.stops.push(task);
+      edges.push(edge);
+      return edge;
+    });
+  }
+  // Beside the mean position of what they depend on, edges cross less.
+  for (const level of levels) {
+    const mean = ({ above, dependsOn }) => {
+      const before = above ? [above] : dependsOn.map((id) => view.tasks.get(id));
+      return before.reduce((sum, node) => sum + position.get(node), 0) / (before.length || 1);
+    };
+    level.sort((a, b) => mean(a) - mean(b));
+    level.forEach((node, i) => position.set(node, i - (level.length - 1) / 2));
+  }
+
+  for (const task of tasks) {
+    task.button = element('button', { className: 'task', onclick: () => select(selected === task.id ? null : task.id) }, [
+      glyph(task.status),
+      (task.titleText = element('span', { className: 'task-title' })),
+      (task.meta = element('span', { className: 'task-meta' }, [
+        (task.word = element('span')),
+        (task.figures = element('span')),
+      ])),
+    ]);
+    task.button.dataset.task = task.id;
+    task.item = element('li', {}, [task.button]);
+    task.segment = element('span');
+  }
+  $('progress').replaceChildren(...tasks.map((task) => task.segment));
+  $('edges').replaceChildren(...edges.map((edge) => edge.path));
+  $('graph').replaceChildren($('edges'), ...levels.map((level) => element('ol', {}, level.map((node) => node.item))));
+  drawTasks();
+}
+
+function layEdges() {
+  const edges = [...(view?.tasks.values() ?? [])].flatMap((task) => task.edges);
+  for (const { path, stops } of edges) {
+    const boxes = stops.map(({ item }) => box(item));
+    let d = '';
+    boxes.slice(1).forEach((to, i) => {
+      const from = boxes[i];
+      const x1 = from.left + from.width, y1 = from.top + from.height / 2, x2 = to.left, y2 = to.top + to.height / 2;
+      const half = (x2 - x1) / 2;
+      d += `${d ? 'L' : 'M'}${x1} ${y1}C${x1 + half} ${y1} ${x2 - half} ${y2} ${x2} ${y2}`;
+    });
+    path.setAttribute('d', d);
+  }
+}
+const box = (el) => ({ left: el.offsetLeft, top: el.offsetTop, width: el.offsetWidth, height: el.offsetHeight });
+new ResizeObserver(() => layEdges()).observe($('graph'));
+
+function drawTasks() {
+  let changed = false;
+  for (const task of view.tasks.values()) {
+    const figures = [];
+    if (task.duration !== undefined && task.status !== 'skipped') figures.push(time(task.duration));
+    if (task.lines) figures.push(`${task.lines.toLocaleString()} ${task.lines === 1 ? 'line' : 'lines'}`);
+    setText(task.word, task.status === 'waiting' ? 'Waiting' : words[task.status]);
+    setText(task.figures, figures.join(' · '));
+    setText(task.titleText, task.title);
+    if (task.button.dataset.status === task.status) continue;
+    changed = true;
+    task.button.dataset.status = task.segment.dataset.status = task.status;
+    setGlyph(task.button.firstChild, task.status);
+    for (const { path } of task.edges) path.dataset.status = task.status;
+  }
+  if (changed) layEdges(); // other words may need more room
+}
+
+function select(taskId) {
+  selected = taskId;
+  for (const task of view.tasks.values()) task.button.ariaPressed = String(task.id === taskId);
+  const task = view.tasks.get(taskId);
+  setText($('output-title'), task ? task.title : 'All output');
+  setText($('command'), task ? task.command.join(' ') : '');
+  $('all').hidden = !task;
+  $('lines').replaceChildren();
+  block = null;
+  view.rendered = 0;
+  setFollowing(true);
+  schedule();
+}
+$('all').onclick = () => {
+  const button = view.tasks.get(selected)?.button;
+  select(null);
+  button?.focus();
+};
+
+// --- Output: neighbouring lines of one source share an element, so that 100,000 lines are hundreds of elements
+
+let block = null; // the last element: {task, stream, count, chars, text}
+
+function drawOutput() {
+  const nodes = [];
+  let pending = '';
+  const settle = () => {
+    if (!pending) return;
+    block.text.appendData(pending);
+    block.el.style.setProperty('--lines', block.count);
+    pending = '';
+  };
+  for (; view.rendered < view.lines.length; view.rendered++) {
+    const line = view.lines[view.rendered];
+    if (selected !== null && line.task !== undefined && line.task !== selected) continue;
+    if (!block || line.task !== block.task || line.stream !== block.stream ||
+        block.count >= blockLines || block.chars >= blockChars) {
+      settle();
+      nodes.push(newBlock(line));
+    }
+    pending += line.text + '\n';
+    block.count++;
+    block.chars += line.text.length;
+  }
+  settle();
+  $('lines').append(...nodes);
+  if (following) toEnd();
+
+  const count = selected === null ? view.lines.length : view.tasks.get(selected).lines;
+  setText($('line-count'), count ? `${count.toLocaleString()} ${count === 1 ? 'line' : 'lines'}` : '');
+  $('empty').hidden = count > 0;
+  setText($('empty'), hint());
+}
+
+function newBlock({ task, stream }) {
+  const text = new Text();
+  const el = element('div', { className: task === undefined ? 'notice' : `block ${stream}` });
+  if (selected === null && task !== undefined) {
+    const who = element('span', { className: 'who' });
+    if (task !== block?.task) {
+      who.textContent = view.tasks.get(task).title;
+      el.classList.add('first');
+    }
+    el.append(who);
+  }
+  el.append(element('pre', {}, [text]));
+  block = { task, stream, el, text, count: 0, chars: 0 };
+  return el;
+}
+
+function hint() {
+  if (!view.executionId) return 'Start a run, and what its commands print appears here as they print it.';
+  if (selected === null) return 'Nothing has been printed yet.';
+  return { waiting: 'This task has not started yet.', running: 'This task has not printed anything yet.', skipped: 'This task was skipped.' }[
+    view.tasks.get(selected).status
+  ] ?? 'This task printed nothing.';
+}
+
+let following = true;
+let scrolledByUser = 0; // when a person last did something that scrolls
+function setFollowing(on) {
+  following = on;
+  $('follow').hidden = on;
+}
+function toEnd() {
+  $('output').scrollTop = $('output').scrollHeight;
+}
+for (const type of ['wheel', 'touchmove', 'keydown', 'pointerdown']) {
+  $('output').addEventListener(type, () => (scrolledByUser = performance.now()), { passive: true });
+}
+$('output').addEventListener('pointermove', (e) => e.buttons && (scrolledByUser = performance.now()));
+$('output').addEventListener('scroll', () => {
+  const el = $('output');
+  if (el.scrollHeight - el.scrollTop - el.clientHeight < 24) setFollowing(true);
+  else if (performance.now() - scrolledByUser < 1000) setFollowing(false);
+});
+// What was estimated while out of sight gets its true height in sight.
+new ResizeObserver(() => following && toEnd()).observe($('lines'));
+$('follow').onclick = () => {
+  setFollowing(true);
+  toEnd();
+  $('output').focus();
+};
+$('wrap').onclick = () => {
+  const on = $('wrap').ariaPressed !== 'true';
+  $('wrap').ariaPressed = String(on);
+  $('output').classList.toggle('nowrap', !on);
+};
+$('copy').onclick = async () => {
+  const lines = view.lines.filter((line) => line.task !== undefined && (selected === null || line.task === selected));
+  await navigator.clipboard.writeText(lines.map((line) => line.text + '\n').join(''));
+  setText($('copy'), 'Copied');
+  setTimeout(() => setText($('copy'), 'Copy'), 1500);
+};
+$('copy').hidden = !navigator.clipboard;
+
+// --- Connection
+
+let connection = 'idle';
+let calm; // the timer that turns "resumed" into "live"
+function setConnection(state, detail) {
+  connection = state;
+  clearTimeout(calm);
+  const text = {
+    idle: 'No run selected',
+    connecting: 'Connecting',
+    live: 'Live',
+    resumed: `Resumed after event ${detail}`,
+    reconnecting: detail > 1000 ? `Reconnecting in ${Math.round(detail / 1000)} s` : 'Reconnecting',
+    ended: 'Finished',
+    gone: 'Unknown to the server',
+  }[state];
+  $('connection').dataset.state = state;
+  setText($('connection').firstElementChild, text);
+  if (state === 'resumed') calm = setTimeout(setConnection, 5000, 'live');
+  if (state === 'gone') {
+    view.lines.push({ text: 'The server does not know this run (any more): it was restarted, or the run is too old.' });
+    if (view.status === 'running' || view.status === 'waiting') view.status = 'idle';
+  }
+  schedule();
+}
+
+// --- Runs
+
+async function request(method, path) {
+  const response = await fetch(path, { method });
+  if (!response.ok) throw new Error((await response.text()).trim() || response.statusText);
+  return response.status === 204 ? null : response.json();
+}
+
+async function attempt(what, action) {
+  try {
+    setText($('alert'), '');
+    await action();
+  } catch (error) {
+    setText($('alert'), `Could not ${what}: ${error.message}`);
+  }
+}
+
+$('start').onclick = () =>
+  attempt('start a run', async () => {
+    $('start').disabled = true;
+    try {
+      const { executionId } = await request('POST', '/api/executions');
+      config = await request('GET', '/api/config'); // the server may be another one since this page was loaded
+      await refresh();
+      location.hash = executionId;
+    } finally {
+      $('start').disabled = false;
+    }
+  });
+
+$('cancel').onclick = () =>
+  attempt('cancel the run', async () => {
+    const run = view;
+    run.cancelling = true;
+    schedule();
+    try {
+      await request('DELETE', `/api/executions/${encodeURIComponent(run.executionId)}`);
+    } finally {
+      run.cancelling = false;
+      schedule();
+    }
+  });
+
+async function refresh() {
+  try {
+    const list = await request('GET', '/api/executions');
+    runs = list.map((run) => ({ ...run, asOf: performance.now() }));
+  } catch {
+    return; // the connection says what is wrong
+  }
+  renderRuns();
+}
+
+const items = new Map(); // execution ID: its element, kept so that focus stays where it is
+function renderRuns() {
+  for (const run of runs) {
+    let item = items.get(run.executionId);
+    if (!item) {
+      const started = new Date(run.startedAt);
+      item = element('li', {}, [
+        element('a', { href: `#${run.executionId}` }, [
+          glyph('waiting'),
+          element('time', { dateTime: run.startedAt, textContent: started.toLocaleTimeString(), title: started.toLocaleString() }),
+          element('span', { className: 'run-status' }),
+          element('span', { className: 'run-meta' }),
+        ]),
+      ]);
+      items.set(run.executionId, item);
+    }
+    const link = item.firstChild;
+    const [icon, , status, meta] = link.children;
+    setGlyph(icon, run.status);
+    setText(status, words[run.status]);
+    const done = Object.values(run.counts).reduce((a, b) => a + b, 0);
+    setText(meta, `${done}/${run.total} · ${time(run.duration, run.status === 'running')}${run.viewers ? ` · ${run.viewers} watching` : ''}`);
+    if (run.executionId === view?.executionId) link.ariaCurrent = 'true';
+    else link.removeAttribute('aria-current');
+  }
+  for (const id of items.keys()) {
+    if (!runs.some((run) => run.executionId === id)) items.delete(id);
+  }
+  const wanted = runs.map((run) => items.get(run.executionId));
+  const list = $('runs');
+  if (wanted.length !== list.children.length || wanted.some((item, i) => item !== list.children[i])) list.replaceChildren(...wanted);
+  $('no-runs').hidden = runs.length > 0;
+
+  const viewers = runs.find((run) => run.executionId === view?.executionId)?.viewers ?? 0;
+  $('viewers').hidden = !viewers;
+  setText($('viewers'), `${viewers} ${viewers === 1 ? 'viewer' : 'viewers'}`);
+}
+
+// --- Small things
+
+function element(tag, properties = {}, children = []) {
+  const el = Object.assign(document.createElement(tag), properties);
+  el.append(...children);
+  return el;
+}
+
+function glyph(status) {
+  const el = svg('svg');
+  el.classList.add('glyph');
+  el.setAttribute('aria-hidden', 'true');
+  el.append(svg('use'));
+  setGlyph(el, status);
+  return el;
+}
+
+function svg(tag) {
+  return document.createElementNS('http://www.w3.org/2000/svg', tag);
+}
+
+function setGlyph(el, status) {
+  if (el.dataset.status === status) return;
+  el.dataset.status = status;
+  el.firstElementChild.setAttribute('href', `#i-${status}`);
+}
+
+function setText(el, text) {
+  if (el.textContent !== text) el.textContent = text;
+}
+
+function announce(text) {
+  $('announce').textContent = text;
+}
+
+// --- From here on
+
+addEventListener('hashchange', () => {
+  const id = location.hash.slice(1);
+  if (id !== view.executionId) show(id);
+});
+document.querySelector('.skip').onclick = (e) => {
+  e.preventDefault(); // the hash names a run
+  $('output').focus();
+};
+
+await attempt('reach the server', async () => {
+  config = await request('GET', '/api/config');
+  await refresh();
+});
+setText($('plan-title'), config.title ?? '');
+setText($('transport'), { http: 'SSE, net/http', fasthttp: 'SSE, fasthttp', websocket: 'WebSocket' }[config.transport] ?? '');
+if (!location.hash && runs.length) history.replaceState(null, '', `#${runs[0].executionId}`);
+show(location.hash.slice(1));
+$('start').disabled = false;
+setInterval(() => {
+  if (document.hidden) return;
+  refresh();
+  if (view.status === 'running') schedule();
+}, 2000);
+setInterval(() => view.status === 'running' && schedule(), 1000);
