@@ -18,7 +18,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/execcast/execcast/core"
 )
+
+// patience is how long a test waits for what should happen at once.
+const patience = 30 * time.Second
 
 // The commands of test plans are this test binary: see helper.
 func TestMain(m *testing.M) {
@@ -135,7 +140,7 @@ func (g *gate) await(names ...string) {
 			select {
 			case a := <-g.arrivals:
 				g.waiting[a.name] = a.conn
-			case <-time.After(30 * time.Second):
+			case <-time.After(patience):
 				require.Failf(g.t, "nobody came", "waiting for %s", name)
 			}
 		}
@@ -150,10 +155,19 @@ func (g *gate) release(name string) {
 // requireDead waits until the system has closed the process's connection.
 func (g *gate) requireDead(name string) {
 	g.t.Helper()
-	require.NoError(g.t, g.waiting[name].SetReadDeadline(time.Now().Add(30*time.Second)))
+	require.NoError(g.t, g.waiting[name].SetReadDeadline(time.Now().Add(patience)))
 	_, err := g.waiting[name].Read(make([]byte, 1))
 	require.Error(g.t, err)
 	require.NotErrorIs(g.t, err, os.ErrDeadlineExceeded, "%s is still alive", name)
+}
+
+func requireClosed(t *testing.T, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		require.Fail(t, "the run does not end")
+	}
 }
 
 // A recorder is a publisher that keeps what is published, as "type {json}".
@@ -192,7 +206,7 @@ func (r *recorder) await(t *testing.T, what string) {
 	for !contains(r.all(), what) {
 		select {
 		case <-r.more:
-		case <-time.After(30 * time.Second):
+		case <-time.After(patience):
 			require.Failf(t, "no such event", "%s in %v", what, r.all())
 		}
 	}
@@ -275,7 +289,7 @@ func TestRunInParallelAsDependenciesAllow(t *testing.T) {
 	require.Equal(t, statusRunning, status)
 	require.Equal(t, map[string]int{"success": 1}, counts)
 	g.release("right")
-	<-done
+	requireClosed(t, done)
 	require.Less(t, index(rec.all(), `"taskId":"right","status":"success"`), index(rec.all(), `task-start {"taskId":"join"`))
 	status, counts, _ = r.state()
 	require.Equal(t, statusSuccess, status)
@@ -305,7 +319,7 @@ func TestRunCancel(t *testing.T) {
 	}()
 	g.await("polite", "parent", "child")
 	cancel()
-	<-done
+	requireClosed(t, done)
 	for _, name := range []string{"polite", "parent", "child"} {
 		g.requireDead(name)
 	}
@@ -340,7 +354,7 @@ func TestRunDoesNotWaitForWhatACommandLeavesBehind(t *testing.T) {
 	}()
 	g.await("parent", "child")
 	g.release("parent")
-	<-done
+	requireClosed(t, done)
 	g.requireDead("child")
 	require.True(t, contains(rec.all(), `"stream":"stderr","line":"orchestrator: ended what the command left running`), rec.all())
 	require.True(t, contains(rec.all(), `"taskId":"a","status":"success"`), rec.all())
@@ -353,6 +367,20 @@ func TestRunOutputComesBeforeTaskComplete(t *testing.T) {
 		require.Equal(t, fmt.Sprintf(`task-output {"taskId":"a","stream":"stdout","line":"line %d"}`, i+1), events[1+i])
 	}
 	require.Contains(t, events[10_001], "task-complete")
+}
+
+// A registry takes the line that JSON makes longest.
+func TestLongestLineFitsAnEvent(t *testing.T) {
+	registry := core.New(&registryOptions)
+	for _, char := range []string{"\x01", "\xffa", "<", "\u2028"} {
+		w := &lineWriter{emit: func(line string) {
+			_, err := registry.PublishJSON(t.Context(), "x", "task-output", taskOutput{strings.Repeat("i", 256), "stdout", line})
+			require.NoError(t, err, "%q", char)
+		}}
+		_, err := w.Write([]byte(strings.Repeat(char, 2*maxLine)))
+		require.NoError(t, err)
+		w.flush()
+	}
 }
 
 func TestLines(t *testing.T) {

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	maxRunning   = 8               // runs at a time
-	maxFinished  = 16              // finished runs that can still be looked at
+	maxRunning   = 4               // runs at a time
+	maxFinished  = 10              // finished runs that can still be looked at
 	drainTimeout = 5 * time.Second // for viewers to be written the end of a run
 )
 

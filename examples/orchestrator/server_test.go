@@ -48,7 +48,7 @@ func listen(t *testing.T, s *server, transport string) *endpoint {
 		close(served)
 	}()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		_ = s.shutdown(ctx)
 		require.NoError(t, front.Shutdown(ctx))
@@ -65,7 +65,7 @@ func (e *endpoint) do(method, path string, change func(*http.Request)) (int, str
 	if change != nil {
 		change(req)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	res, err := http.DefaultClient.Do(req.WithContext(ctx))
 	require.NoError(e.t, err)
@@ -114,7 +114,8 @@ func (e *endpoint) view(id string, connected func()) viewing {
 // viewStream reads Server-Sent Events as the server of this test sends them:
 // one data line each.
 func viewStream(url string, connected func()) (v viewing) {
-	res, err := http.Get(url)
+	client := http.Client{Timeout: 2 * patience}
+	res, err := client.Get(url)
 	if err != nil {
 		return viewing{err: err}
 	}
@@ -156,6 +157,7 @@ func viewSocket(url string, connected func()) (v viewing) {
 	}
 	defer conn.Close()
 	connected()
+	_ = conn.SetReadDeadline(time.Now().Add(2 * patience))
 	for {
 		_, data, err := conn.ReadMessage()
 		if websocket.IsCloseError(err, websocket.CloseNormalClosure) {
@@ -396,6 +398,8 @@ func TestOldRunsAreForgotten(t *testing.T) {
 	}
 	status, _ := e.do("GET", "/api/executions/"+ids[1]+"/events", nil)
 	require.Equal(t, http.StatusNotFound, status)
+	_, err := s.registry.Register(ids[1], &core.ClientOptions{LastEventID: "1"})
+	require.ErrorIs(t, err, core.ErrUnknown)
 }
 
 func TestRunsAtATimeAreBounded(t *testing.T) {

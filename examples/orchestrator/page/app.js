@@ -44,6 +44,7 @@ function apply(type, data) {
       Object.assign(view, { progress: data.progress, total: data.total });
       break;
     case 'task-output':
+      if (task.status === 'waiting') task.status = 'running'; // its start is not retained any more
       task.lines++;
       view.lines.push({ task: task.id, stream: data.stream, text: plain(data.line) });
       break;
