@@ -37,6 +37,7 @@ type conn struct {
 	ws       *websocket.Conn
 	silence  time.Duration // how long the peer may send nothing, 0 for ever
 	readDone chan struct{}
+	readErr  error       // why reading ended, once readDone is closed
 	taken    atomic.Bool // the handshake is over: gorilla's writes are control frames
 
 	mu     sync.Mutex
@@ -71,8 +72,8 @@ func (c *conn) read(gone func()) {
 	defer gone()
 	defer close(c.readDone)
 	for {
-		if _, _, err := c.ws.NextReader(); err != nil {
-			if errors.Is(err, errFlood) {
+		if _, _, c.readErr = c.ws.NextReader(); c.readErr != nil {
+			if errors.Is(c.readErr, errFlood) {
 				c.control(closeFrame(websocket.ClosePolicyViolation, "too much input"))
 			}
 			return
@@ -167,8 +168,15 @@ func (c *conn) Write(p []byte) (int, error) {
 // End makes the closing handshake, as far as the connection still allows, and
 // lets go of it.
 func (c *conn) End(reason error) error {
+	vanished := false
+	select {
+	case <-c.readDone:
+		var timeout net.Error // gorilla hides os.ErrDeadlineExceeded
+		vanished = errors.As(c.readErr, &timeout) && timeout.Timeout()
+	default:
+	}
 	c.mu.Lock()
-	if c.within {
+	if c.within || vanished {
 		c.mu.Unlock()
 		return c.Abort()
 	}
@@ -188,9 +196,13 @@ func (c *conn) End(reason error) error {
 	defer patience.Stop()
 	select {
 	case <-c.readDone:
+		var closed *websocket.CloseError
+		if !errors.As(c.readErr, &closed) {
+			return c.Finish() // it has sent more than has been read
+		}
 	case <-patience.C:
 	}
-	return c.Finish()
+	return c.Close()
 }
 
 // closeCode returns what a client that ended for a reason is told (RFC 6455,
