@@ -123,11 +123,8 @@ func (x *execution) evict(bytes int) {
 	})
 }
 
-// wake makes every client that follows x look at its log.
-func (x *execution) wake() {
-	x.mu.Lock()
-	lanes := x.lanes // append-only
-	x.mu.Unlock()
+// wake has the clients of these lanes look at the log.
+func wake(lanes []*lane) {
 	for _, l := range lanes {
 		l.dirty.Store(true)
 		l.schedule()

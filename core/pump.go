@@ -13,11 +13,16 @@ type pumps struct {
 
 	mu      sync.Mutex
 	queue   []*lane
+	head    int // of queue
 	running int
 }
 
 func (p *pumps) push(l *lane) {
 	p.mu.Lock()
+	if len(p.queue) == cap(p.queue) && p.head > len(p.queue)/2 {
+		p.queue = p.queue[:copy(p.queue, p.queue[p.head:])]
+		p.head = 0
+	}
 	p.queue = append(p.queue, l)
 	start := p.running < p.max
 	if start {
@@ -32,14 +37,15 @@ func (p *pumps) push(l *lane) {
 func (p *pumps) run() {
 	for {
 		p.mu.Lock()
-		if len(p.queue) == 0 {
+		if p.head == len(p.queue) {
+			p.queue, p.head = p.queue[:0], 0
 			p.running--
 			p.mu.Unlock()
 			return
 		}
-		l := p.queue[0]
-		p.queue[0] = nil
-		p.queue = p.queue[1:]
+		l := p.queue[p.head]
+		p.queue[p.head] = nil
+		p.head++
 		p.mu.Unlock()
 		l.run()
 	}

@@ -108,10 +108,11 @@ func (r *Registry) Publish(ctx context.Context, executionID string, e Event) (id
 	id = r.lastID
 	r.mu.Unlock()
 	x.publish(id, e)
+	lanes := x.lanes // only ever appended to
 	x.mu.Unlock()
 
 	r.counters.published.Add(1)
-	x.wake()
+	wake(lanes)
 	if r.bytes.Load() > int64(r.opts.MaxTotalBytes) {
 		r.shrink()
 	}
@@ -256,10 +257,11 @@ func (r *Registry) Close(ctx context.Context, executionID string) error {
 	}
 	x.mu.Lock()
 	sealed := x.seal()
+	lanes := x.lanes
 	x.mu.Unlock()
 	r.mu.Unlock()
 	if sealed {
-		x.wake()
+		wake(lanes)
 		x.runHooks()
 	}
 	select {
