@@ -250,6 +250,7 @@ for (const transport of ['http', 'fasthttp', 'websocket']) {
     await serve(t, transport, plan, new URL(first.url).host);
     await viewer.connection('gone');
     assert.match(await viewer.text('#lines .notice'), /does not know this run/);
+    await viewer.task('gate', 'unknown');
 
     plan.open();
     await viewer.page.click('#start');

@@ -53,12 +53,13 @@ function apply(type, data) {
       task.duration = data.duration;
       Object.assign(view, { progress: data.progress, total: data.total });
       if (data.status === 'failed') announce(`${task.title} failed`);
+      refreshSoon();
       break;
     case 'execution-complete':
       view.status = data.status;
       view.duration = data.totalDuration;
       announce(`Run ${words[data.status].toLowerCase()}: ${data.successful} of ${view.total} tasks succeeded`);
-      refresh();
+      refreshSoon();
       break;
     case 'stream-gap':
       view.lines.push({ text: `${data.count ?? 'Some'} earlier events are not retained any more` });
@@ -102,7 +103,7 @@ function draw() {
 
 const words = {
   idle: 'Ready', waiting: 'Starting', running: 'Running',
-  success: 'Succeeded', failed: 'Failed', cancelled: 'Cancelled', skipped: 'Skipped',
+  success: 'Succeeded', failed: 'Failed', cancelled: 'Cancelled', skipped: 'Skipped', unknown: 'Unknown',
 };
 
 function drawSummary() {
@@ -362,7 +363,9 @@ function setConnection(state, detail) {
   if (state === 'resumed') calm = setTimeout(setConnection, 5000, 'live');
   if (state === 'gone') {
     view.lines.push({ text: 'The server does not know this run (any more): it was restarted, or the run is too old.' });
-    if (view.status === 'running' || view.status === 'waiting') view.status = 'idle';
+    for (const item of [view, ...view.tasks.values()]) {
+      if (item.status === 'running' || item.status === 'waiting') item.status = 'unknown';
+    }
   }
   schedule();
 }
@@ -389,7 +392,7 @@ $('start').onclick = () =>
     $('start').disabled = true;
     try {
       const { executionId } = await request('POST', '/api/executions');
-      config = await request('GET', '/api/config'); // the server may be another one since this page was loaded
+      await configure(); // the server may be another one since this page was loaded
       await refresh();
       location.hash = executionId;
     } finally {
@@ -410,6 +413,12 @@ $('cancel').onclick = () =>
     }
   });
 
+async function configure() {
+  config = await request('GET', '/api/config');
+  setText($('plan-title'), config.title);
+  setText($('transport'), { http: 'SSE, net/http', fasthttp: 'SSE, fasthttp', websocket: 'WebSocket' }[config.transport]);
+}
+
 async function refresh() {
   try {
     const list = await request('GET', '/api/executions');
@@ -418,6 +427,15 @@ async function refresh() {
     return; // the connection says what is wrong
   }
   renderRuns();
+}
+
+// refreshSoon: one request for what happens together.
+let refreshTimer = 0;
+function refreshSoon() {
+  refreshTimer ||= setTimeout(() => {
+    refreshTimer = 0;
+    refresh();
+  }, 200);
 }
 
 const items = new Map(); // execution ID: its element, kept so that focus stays where it is
@@ -505,11 +523,9 @@ document.querySelector('.skip').onclick = (e) => {
 };
 
 await attempt('reach the server', async () => {
-  config = await request('GET', '/api/config');
+  await configure();
   await refresh();
 });
-setText($('plan-title'), config.title ?? '');
-setText($('transport'), { http: 'SSE, net/http', fasthttp: 'SSE, fasthttp', websocket: 'WebSocket' }[config.transport] ?? '');
 if (!location.hash && runs.length) history.replaceState(null, '', `#${runs[0].executionId}`);
 show(location.hash.slice(1));
 $('start').disabled = false;
