@@ -31,16 +31,18 @@ type Client struct {
 	rest    []byte    // of a batch that TryWrite wrote partly
 
 	// The lane's.
-	home     bool          // in lane.members
-	place    int           // there
-	beatAt   time.Duration // when the next heartbeat is due
-	expireAt time.Duration // when MaxAge is reached
-	interval time.Duration // of heartbeats, 0 if off
+	home   bool          // in lane.members
+	place  int           // there
+	beatAt time.Duration // when the next heartbeat is due
 
-	awaited bool // Close waits for it; guarded by x.mu
+	expireAt time.Duration // when MaxAge is reached, 0 for never; not changed
+	interval time.Duration // of heartbeats, 0 if off; not changed
+
+	awaited bool        // Close waits for it; guarded by x.mu
+	ending  atomic.Bool // its connection is being let go
 	state   atomic.Int32
 	request atomic.Pointer[request]
-	beat    atomic.Bool // a heartbeat is due
+	beat    atomic.Bool // a heartbeat is due, or MaxAge reached
 	parked  atomic.Bool // the goroutine in Serve waits for wake
 	gone    atomic.Bool // Serve has ended; the lane drops it
 	wake    chan struct{}
@@ -78,7 +80,7 @@ type missed struct {
 func newClient(x *execution, slot int, opts *ClientOptions) *Client {
 	c := &Client{x: x, slot: slot, lane: x.laneFor(slot), interval: x.r.opts.Heartbeat}
 	if opts.Heartbeat != 0 {
-		c.interval = max(0, opts.Heartbeat)
+		c.interval = min(max(0, opts.Heartbeat), 100*365*24*time.Hour)
 	}
 	if age := x.r.opts.MaxAge; age > 0 {
 		c.expireAt = x.r.clock.now() + age - rand.N(age/10+1)
@@ -206,6 +208,9 @@ func (c *Client) next() (t task) {
 	if t.req != nil && t.req.when == now {
 		return task{ended: true, why: t.req.reason}
 	}
+	if c.expireAt != 0 && x.r.clock.now() >= c.expireAt {
+		return task{ended: true, why: ErrMaxAge}
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t.v = x.version.Load()
@@ -215,11 +220,11 @@ func (c *Client) next() (t task) {
 	t.batch = x.read(c.slot, c.pos)
 	switch {
 	case t.events > 0:
-	case t.req != nil:
-		t.ended, t.why = true, t.req.reason
 	case x.sealed:
 		t.p = x.r.encoders[c.slot].AppendEvent(nil, Event{Type: TypeEnd, Data: emptyObject})
 		c.said = true
+	case t.req != nil:
+		t.ended, t.why = true, t.req.reason
 	case c.beat.Swap(false):
 		t.p = c.heartbeat()
 	default:
@@ -280,16 +285,18 @@ func (c *Client) run() (reason error, ended bool) {
 		switch {
 		case t.ended:
 			return t.why, true
-		case len(t.p) > 0:
-			if err := write(c.w, t.p); err != nil {
-				return err, true
-			}
-			c.wrote(&t)
-			c.x.delivered(t.events, len(t.p))
 		case t.rest && c.try != nil:
 			return nil, false
 		case t.rest:
 			c.park(&t)
+		default:
+			if len(t.p) > 0 { // an encoding may have no frame for it
+				if err := write(c.w, t.p); err != nil {
+					return err, true
+				}
+			}
+			c.wrote(&t)
+			c.x.delivered(t.events, len(t.p))
 		}
 	}
 }
@@ -300,9 +307,7 @@ func (x *execution) delivered(events, bytes int) {
 		x.r.counters.delivered.Add(uint64(events))
 	}
 	if f := x.r.opts.Hooks.Delivered; f != nil {
-		x.mu.Lock()
 		x.hook(func() { f(x.id, events, bytes) })
-		x.mu.Unlock()
 	}
 	x.runHooks()
 }
@@ -329,14 +334,13 @@ func (c *Client) unpark() {
 func (c *Client) finish(reason error) {
 	r := c.x.r
 	c.rest = nil
+	c.ending.Store(true)
 	c.report(reason)
 	c.report(end(c.w, reason))
 	if errors.Is(reason, ErrSlowClient) {
 		r.counters.slow.Add(1)
 		if f := r.opts.Hooks.Slow; f != nil {
-			c.x.mu.Lock()
 			c.x.hook(func() { f(c.x.id) })
-			c.x.mu.Unlock()
 		}
 	}
 	c.x.leave(c, reason)

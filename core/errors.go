@@ -42,8 +42,9 @@ var (
 	ErrTooManyClients = errors.New("execcast: too many clients")
 	// ErrTooManyExecutionClients: Options.MaxExecutionClients is reached.
 	ErrTooManyExecutionClients = errors.New("execcast: too many clients of one execution")
-	// ErrTooManyEncoders: a registry serves at most four different encoders.
-	ErrTooManyEncoders = errors.New("execcast: too many encoders")
+	// ErrEncoder: a registry serves at most four different encoders, and only
+	// comparable ones.
+	ErrEncoder = errors.New("execcast: unusable encoder")
 
 	// ErrUnauthorized, ErrForbidden and ErrNotFound are for an adapter's
 	// Options.ExecutionID to return, wrapped or not: it answers 401, 403, 404.

@@ -4,9 +4,11 @@ import (
 	"container/list"
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 	"weak"
 )
 
@@ -32,12 +34,11 @@ type execution struct {
 	since     time.Duration // of the last publish, the last leaving, or the sealing
 	expiry    timer
 	inList    *list.Element // in Registry.finished
-	hooks     hookQueue
 }
 
 // newExecution makes an execution. r.mu is held.
 func newExecution(r *Registry, id string) *execution {
-	x := &execution{r: r, id: id, drained: make(chan struct{}), since: r.clock.now()}
+	x := &execution{r: r, id: strings.Clone(id), drained: make(chan struct{}), since: r.clock.now()}
 	x.log = log{floor: r.lastID, maxEvents: r.opts.MaxEvents, maxBytes: r.opts.MaxBytes}
 	if r.opts.Idle > 0 {
 		x.expiry = r.clock.afterFunc(r.opts.Idle, x.expire)
@@ -60,10 +61,12 @@ type batch struct {
 // one write to one client can hold on to.
 const maxBatch = 32 << 10
 
-// publish appends an event. x.mu is held.
-func (x *execution) publish(id uint64, e Event) {
+// publish appends an event, releases x.mu, which is held, and returns the lanes
+// to wake.
+func (x *execution) publish(id uint64, e Event) []*lane {
+	defer x.mu.Unlock()
 	size := len(e.Data)
-	room := size
+	room := size + len(e.Type) + len(e.Key)
 	for _, n := range x.using {
 		if n > 0 {
 			room += size + len(e.Type) + 64
@@ -71,6 +74,8 @@ func (x *execution) publish(id uint64, e Event) {
 	}
 	buf := appendLF(make([]byte, 0, room), e.Data)
 	e.Data = buf[:len(buf):len(buf)]
+	e.Type, buf = keep(buf, e.Type)
+	e.Key, buf = keep(buf, e.Key)
 	rec := record{id: id, event: e}
 	for slot, n := range x.using {
 		if n > 0 {
@@ -80,7 +85,7 @@ func (x *execution) publish(id uint64, e Event) {
 			rec.frames[slot] = buf[at:len(buf):len(buf)]
 		}
 	}
-	rec.size = recordOverhead + cap(buf) + len(e.Key)
+	rec.size = recordOverhead + cap(buf)
 	if cap(buf) > room {
 		rec.size += room // the data has stayed behind
 	}
@@ -90,6 +95,7 @@ func (x *execution) publish(id uint64, e Event) {
 	if x.r.opts.Hooks.Published != nil {
 		x.hookPublished(rec)
 	}
+	return x.lanes // only ever appended to
 }
 
 // hookPublished is apart from publish because its closure would cost every
@@ -98,6 +104,17 @@ func (x *execution) hookPublished(rec record) {
 	e := rec.event
 	e.ID = rec.id
 	x.hook(func() { x.r.opts.Hooks.Published(x.id, e) })
+}
+
+// keep copies s into buf, so that all that is kept of an event is one
+// allocation, and returns both.
+func keep(buf []byte, s string) (string, []byte) {
+	if s == "" {
+		return "", buf
+	}
+	at := len(buf)
+	buf = append(buf, s...)
+	return unsafe.String(&buf[at], len(s)), buf // buf is only appended to
 }
 
 func (x *execution) encode(dst []byte, slot int, id uint64, e Event) []byte {
@@ -118,7 +135,7 @@ func (x *execution) change(f func()) {
 // evict drops the oldest events until that many bytes are free.
 func (x *execution) evict(bytes int) {
 	x.change(func() {
-		for until := x.log.bytes - bytes; x.log.bytes > until && x.log.evict(); {
+		for until := x.log.bytes - bytes; x.log.bytes > until && x.log.evict(0); {
 		}
 	})
 }
@@ -163,18 +180,20 @@ func (x *execution) leave(c *Client, reason error) {
 			close(x.drained)
 		}
 	}
-	h := &r.opts.Hooks
-	if f := h.Left; f != nil {
+	if f := r.opts.Hooks.Left; f != nil {
 		x.hook(func() { f(x.id, reason) })
 	}
 	if len(x.clients) == 0 {
 		x.clients = nil
-		x.since = max(x.since, r.clock.now())
-		if f := h.LastViewer; f != nil {
-			x.hook(func() { f(x.id) })
+		now := r.clock.now()
+		if !x.forgotten {
+			x.hookLastViewer()
 		}
-		if !x.sealed && x.log.last == 0 || x.sealed && r.opts.Retention == 0 {
+		if x.sealed && now-x.since >= r.opts.Retention || !x.sealed && x.log.last == 0 {
 			x.forget()
+		}
+		if !x.sealed {
+			x.since = now
 		}
 	}
 	x.mu.Unlock()
@@ -206,7 +225,7 @@ func (x *execution) seal() bool {
 	switch retention := x.r.opts.Retention; {
 	case retention == 0 && x.waiting == 0:
 		x.forget()
-	case retention == 0:
+	case retention == 0: // with the last client
 	case x.expiry == nil:
 		x.expiry = x.r.clock.afterFunc(retention, x.expire)
 	default:
@@ -220,7 +239,7 @@ func (x *execution) cut(ctx context.Context) error {
 	x.mu.Lock()
 	var clients []*Client
 	for _, c := range x.clients {
-		if c.awaited {
+		if c.awaited && !c.ending.Load() {
 			clients = append(clients, c)
 		}
 	}
@@ -250,14 +269,13 @@ func (x *execution) expire() {
 		after = r.opts.Retention
 	}
 	switch left := x.since + after - r.clock.now(); {
-	case after == 0:
-	case len(x.clients) > 0:
-		x.expiry.Reset(after)
 	case left > 0:
 		x.expiry.Reset(left)
-	default:
+	case len(x.clients) == 0:
 		x.forget()
-	}
+	case !x.sealed:
+		x.expiry.Reset(after)
+	} // else with the last client
 }
 
 // forget drops x from the registry. r.mu and x.mu are held. Its log stays
@@ -267,6 +285,9 @@ func (x *execution) forget() {
 		return
 	}
 	x.forgotten = true
+	if len(x.clients) > 0 {
+		x.hookLastViewer()
+	}
 	if x.expiry != nil {
 		x.expiry.Stop()
 	}
@@ -276,6 +297,14 @@ func (x *execution) forget() {
 	delete(x.r.executions, x.id)
 	x.r.bytes.Add(-int64(x.log.bytes))
 	x.log.bytes = 0
+}
+
+// hookLastViewer is called with the last client's leaving, or when x is
+// forgotten before: another execution of the same ID may come after that.
+func (x *execution) hookLastViewer() {
+	if f := x.r.opts.Hooks.LastViewer; f != nil {
+		x.hook(func() { f(x.id) })
+	}
 }
 
 // read returns what follows position pos in an encoding: the frame of one
@@ -291,6 +320,7 @@ func (x *execution) read(slot int, pos uint64) batch {
 	if s := x.batches[slot].Value(); s != nil && s.from == pos && (s.to == l.last || !s.tail) {
 		b = *s
 		b.shared = s
+		b.tail = b.tail && !x.sealed
 		return b
 	}
 	size, end := 0, i

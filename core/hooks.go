@@ -1,13 +1,19 @@
 package core
 
+import (
+	"runtime/debug"
+	"sync"
+)
+
 // Hooks are functions called as things happen; each may be nil, and costs
 // nothing then.
 //
 // Hooks of one execution never overlap and keep their order; those of
 // different executions may run at once. They run outside locks, in whichever
 // goroutine caused them or is already running hooks of the execution: they may
-// call the registry, but should return soon, since Publish and deliveries may
-// be waiting behind them.
+// call the registry, but not wait in Close or Shutdown for clients whose
+// deliveries wait for the hook, and should return soon: calls queue up behind
+// them. A hook that panics is logged and counted, and the others go on.
 type Hooks struct {
 	// FirstViewer is called when an execution that had no client gets one,
 	// LastViewer when its last one has left: between the two, progress is
@@ -34,43 +40,66 @@ type Hooks struct {
 	Finished func(executionID string)
 }
 
-// hookQueue keeps the hooks of one execution in order. Guarded by the
-// execution's lock.
+// hooks keeps the calls of each execution ID in order, also over the lives of
+// several executions with the same ID.
+type hooks struct {
+	mu     sync.Mutex
+	queues map[string]*hookQueue // only while there are calls
+}
+
 type hookQueue struct {
 	calls   []func()
 	running bool
 }
 
-// hook queues a call; the caller holds e.mu and calls runHooks after releasing
-// it.
-func (e *execution) hook(call func()) { e.hooks.calls = append(e.hooks.calls, call) }
+// hook queues a call. Where the order matters the caller holds x.mu; it calls
+// runHooks after releasing that.
+func (x *execution) hook(call func()) {
+	h := &x.r.hooks
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	q := h.queues[x.id]
+	if q == nil {
+		q = &hookQueue{}
+		h.queues[x.id] = q
+	}
+	q.calls = append(q.calls, call)
+}
 
 // runHooks makes the queued calls, unless another goroutine is at it, which
 // will then make these too.
-func (e *execution) runHooks() {
-	if !e.r.hooked {
+func (x *execution) runHooks() {
+	if !x.r.hooked {
 		return
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.hooks.running {
+	h := &x.r.hooks
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	q := h.queues[x.id]
+	if q == nil || q.running {
 		return
 	}
-	e.hooks.running = true
-	defer func() { e.hooks.running = false }()
-	for len(e.hooks.calls) > 0 {
-		calls := e.hooks.calls
-		e.hooks.calls = nil
+	q.running = true
+	for len(q.calls) > 0 {
+		calls := q.calls
+		q.calls = nil
+		h.mu.Unlock()
 		for _, call := range calls {
-			e.unlocked(call)
+			x.r.guard(call)
 		}
+		h.mu.Lock()
 	}
+	delete(h.queues, x.id)
 }
 
-// unlocked calls f with e.mu, which the caller holds, released meanwhile, also
-// when f panics.
-func (e *execution) unlocked(f func()) {
-	e.mu.Unlock()
-	defer e.mu.Lock()
-	f()
+// guard calls a hook. One that panics is logged and counted: it may run in a
+// goroutine of the package, where a panic would end the process.
+func (r *Registry) guard(call func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.counters.panics.Add(1)
+			r.opts.Logger.Error("execcast: hook panicked", "panic", v, "stack", string(debug.Stack()))
+		}
+	}()
+	call()
 }

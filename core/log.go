@@ -64,15 +64,20 @@ func (l *log) after(pos uint64) int {
 // append adds a record, supersedes the one with its key and evicts what the
 // bounds no longer allow, though never the new one.
 func (l *log) append(r record) {
+	key := r.event.Key
+	if old, ok := l.keys[key]; ok {
+		l.kill(l.at(l.after(old - 1)))
+	}
+	for l.n-l.dead >= l.maxEvents && l.evict(0) {
+	}
 	if l.n == len(l.ring) {
 		l.grow()
 	}
-	if key := r.event.Key; key != "" {
-		if old, ok := l.keys[key]; ok {
-			l.kill(l.at(l.after(old - 1)))
-		} else if l.keys == nil {
+	if key != "" {
+		if l.keys == nil {
 			l.keys = map[string]uint64{}
 		}
+		delete(l.keys, key) // the old key's bytes are its record's
 		l.keys[key] = r.id
 		l.keyMax = max(l.keyMax, len(l.keys))
 	}
@@ -80,18 +85,15 @@ func (l *log) append(r record) {
 	l.n++
 	l.last = r.id
 	l.bytes += r.size
-	for l.n-l.dead > l.maxEvents || l.bytes > l.maxBytes {
-		if !l.evict() {
-			break
-		}
+	for l.bytes > l.maxBytes && l.evict(1) {
 	}
 	l.trim()
 }
 
-// evict drops the oldest live record unless it is the only one.
-func (l *log) evict() bool {
+// evict drops the oldest live record if there are more than so many.
+func (l *log) evict(keep int) bool {
 	l.trim()
-	if l.n-l.dead <= 1 {
+	if l.n-l.dead <= keep {
 		return false
 	}
 	r := l.at(0)

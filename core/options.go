@@ -21,8 +21,8 @@ type Options struct {
 	MaxBytes int
 	// MaxTotalBytes bounds the bytes of all executions together. Beyond it,
 	// finished executions without viewers are forgotten, oldest first; after
-	// those the executions with the most bytes lose their oldest events.
-	// Default 1 GiB.
+	// those the executions with the most bytes lose their oldest events, down
+	// to the last. Default 1 GiB.
 	MaxTotalBytes int
 	// MaxExecutions bounds the executions known at once. Beyond it, finished
 	// ones without viewers are forgotten, oldest first; after those Publish
@@ -35,7 +35,7 @@ type Options struct {
 	MaxExecutionClients int
 
 	// Retention is how long a finished execution is remembered, for late
-	// viewers; if negative, until its last client has left. Default 10 min.
+	// viewers, and in any case until its last client has left. Default 10 min.
 	Retention time.Duration
 	// Idle is how long an execution without viewers and publishes is
 	// remembered. Default 24 h.
@@ -123,6 +123,7 @@ func period(v *time.Duration, byDefault time.Duration) {
 	case *v < 0:
 		*v = 0
 	}
+	*v = min(*v, 100*365*24*time.Hour) // so that sums do not overflow
 }
 
 // ClientOptions configures one client. Nil works.

@@ -175,9 +175,7 @@ func (l *lane) run() {
 			r.visit(c)
 		}
 	}
-	if r.writes > 0 {
-		l.x.delivered(r.events, r.bytes)
-	}
+	r.report()
 	if !l.state.CompareAndSwap(running, idle) {
 		l.state.Store(queued)
 		l.x.r.pumps.push(l)
@@ -192,6 +190,10 @@ func (l *lane) drop(c *Client) {
 	l.members[len(l.members)-1] = nil
 	l.members = l.members[:len(l.members)-1]
 	c.home = false
+	if len(l.members) == 0 && l.timer != nil {
+		l.timer.Stop() // it would keep the log of a forgotten execution
+		l.tickAt = 0
+	}
 }
 
 // round is one walk of a pump over a lane.
@@ -229,21 +231,19 @@ func (r *round) pump(c *Client) {
 			}
 		}
 		if t.ended {
-			r.lane.drop(c)
-			go c.finish(t.why)
+			r.end(c, t.why)
 			return
 		}
 		if t.rest {
 			return
 		}
-		if len(t.p) == 0 {
-			continue // a heartbeat in an encoding that has none
-		}
-		n, err := tryWrite(c.try, t.p)
-		if err != nil {
-			r.lane.drop(c)
-			go c.finish(err)
-			return
+		n := 0
+		if len(t.p) > 0 { // an encoding may have no frame for it
+			var err error
+			if n, err = tryWrite(c.try, t.p); err != nil {
+				r.end(c, err)
+				return
+			}
 		}
 		c.wrote(&t)
 		r.writes++
@@ -259,6 +259,22 @@ func (r *round) pump(c *Client) {
 		if t.tail && !c.beat.Load() && c.request.Load() == nil {
 			return // what comes later runs the lane again
 		}
+	}
+}
+
+// end has c finish, which may wait for its peer, in a goroutine of its own.
+func (r *round) end(c *Client, reason error) {
+	r.report()
+	r.lane.drop(c)
+	go c.finish(reason)
+}
+
+// report counts what has been delivered, before anybody is told that a client
+// has left.
+func (r *round) report() {
+	if r.writes > 0 {
+		r.lane.x.delivered(r.events, r.bytes)
+		r.writes, r.events, r.bytes = 0, 0, 0
 	}
 }
 
@@ -284,13 +300,13 @@ func (l *lane) expect(c *Client, now time.Duration) {
 	if c.beatAt == 0 && c.interval > 0 {
 		c.beatAt = now + c.interval
 	}
-	l.fireAt(c.due(), now)
+	l.fireAt(c.due(now), now)
 }
 
 // due returns when the lane's timer has to look at c, 0 for never.
-func (c *Client) due() time.Duration {
+func (c *Client) due(now time.Duration) time.Duration {
 	switch {
-	case c.expireAt == 0:
+	case c.expireAt <= now: // off, or seen
 		return c.beatAt
 	case c.beatAt == 0:
 		return c.expireAt
@@ -325,10 +341,9 @@ func (l *lane) beat(now time.Duration) {
 			c.beat.Store(true)
 		}
 		if c.expireAt != 0 && c.expireAt <= now {
-			c.expireAt = 0
-			c.end(ErrMaxAge, drained)
+			c.beat.Store(true) // has next look
 		}
-		if due := c.due(); due != 0 && (next == 0 || due < next) {
+		if due := c.due(now); due != 0 && (next == 0 || due < next) {
 			next = due
 		}
 	}

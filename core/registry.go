@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +18,7 @@ import (
 type Registry struct {
 	opts     Options
 	hooked   bool // some hook is set
+	hooks    hooks
 	clock    clock
 	pumps    pumps
 	bytes    atomic.Int64 // retained by all logs
@@ -52,6 +55,7 @@ func newRegistry(opts *Options, c clock) *Registry {
 		lastID: uint64(c.unix() / time.Microsecond),
 	}
 	h := &r.opts.Hooks
+	r.hooks.queues = map[string]*hookQueue{}
 	r.hooked = h.FirstViewer != nil || h.LastViewer != nil || h.Published != nil || h.Registered != nil ||
 		h.Left != nil || h.Delivered != nil || h.Gap != nil || h.Slow != nil || h.Finished != nil
 	r.pumps.max = runtime.GOMAXPROCS(0)
@@ -81,36 +85,15 @@ func (r *Registry) Publish(ctx context.Context, executionID string, e Event) (id
 		return 0, err
 	}
 	if err := e.check(r.opts.MaxEventBytes); err != nil {
-		if len(e.Data) > r.opts.MaxEventBytes {
-			r.refused(&r.counters.tooLarge, ErrEventTooLarge, executionID)
-		}
+		r.refused(executionID, err)
 		return 0, err
 	}
-	r.mu.Lock()
-	if r.closed {
-		r.mu.Unlock()
-		return 0, ErrShutdown
-	}
-	x, err := r.execution(executionID)
+	x, id, err := r.number(executionID)
 	if err != nil {
-		r.mu.Unlock()
+		r.refused(executionID, err)
 		return 0, err
 	}
-	x.mu.Lock()
-	if x.sealed {
-		x.mu.Unlock()
-		r.mu.Unlock()
-		return 0, ErrFinished
-	}
-	// The number is drawn with both locks held, so that whoever holds the
-	// registry's lock sees every event up to lastID once it has the logs'.
-	r.lastID++
-	id = r.lastID
-	r.mu.Unlock()
-	x.publish(id, e)
-	lanes := x.lanes // only ever appended to
-	x.mu.Unlock()
-
+	lanes := x.publish(id, e)
 	r.counters.published.Add(1)
 	wake(lanes)
 	if r.bytes.Load() > int64(r.opts.MaxTotalBytes) {
@@ -118,6 +101,28 @@ func (r *Registry) Publish(ctx context.Context, executionID string, e Event) (id
 	}
 	x.runHooks()
 	return id, nil
+}
+
+// number draws the ID of an event and returns the execution it belongs to, with
+// its lock held. Both locks are held while it is drawn, so that whoever holds
+// the registry's sees every event up to lastID once it has the executions'.
+func (r *Registry) number(executionID string) (*execution, uint64, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, 0, ErrShutdown
+	}
+	x, err := r.execution(executionID)
+	if err != nil {
+		return nil, 0, err
+	}
+	x.mu.Lock()
+	if x.sealed {
+		x.mu.Unlock()
+		return nil, 0, ErrFinished
+	}
+	r.lastID++
+	return x, r.lastID, nil
 }
 
 // PublishJSON publishes v, marshalled by encoding/json, as an event of the
@@ -140,7 +145,7 @@ func (r *Registry) PublishJSON(ctx context.Context, executionID, eventType strin
 // It returns ErrExecutionID, ErrUnknown (a Last-Event-ID for an execution that
 // is not known), ErrFinished (the viewer has everything), ErrShutdown,
 // ErrTooManyExecutions, ErrTooManyClients, ErrTooManyExecutionClients or
-// ErrTooManyEncoders.
+// ErrEncoder.
 func (r *Registry) Register(executionID string, opts *ClientOptions) (*Client, error) {
 	if opts == nil {
 		opts = &ClientOptions{}
@@ -148,10 +153,9 @@ func (r *Registry) Register(executionID string, opts *ClientOptions) (*Client, e
 	if err := checkExecutionID(executionID); err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
 	c, err := r.register(executionID, opts)
-	r.mu.Unlock()
 	if err != nil {
+		r.refused(executionID, err)
 		return nil, err
 	}
 	c.x.runHooks()
@@ -159,18 +163,27 @@ func (r *Registry) Register(executionID string, opts *ClientOptions) (*Client, e
 }
 
 func (r *Registry) register(executionID string, opts *ClientOptions) (*Client, error) {
+	enc := opts.Encoder
+	if enc == nil {
+		enc = SSE
+	}
+	if !reflect.TypeOf(enc).Comparable() {
+		return nil, fmt.Errorf("%w: %T is not comparable", ErrEncoder, enc)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.draining {
 		return nil, ErrShutdown
 	}
 	if r.clients >= r.opts.MaxClients {
-		return nil, r.refused(&r.counters.tooManyClients, ErrTooManyClients, executionID)
-	}
-	slot, err := r.slot(opts.Encoder)
-	if err != nil {
-		return nil, err
+		return nil, ErrTooManyClients
 	}
 	if r.executions[executionID] == nil && opts.LastEventID != "" && !r.opts.AwaitUnknown {
 		return nil, ErrUnknown
+	}
+	slot, err := r.slot(enc)
+	if err != nil {
+		return nil, err
 	}
 	x, err := r.execution(executionID)
 	if err != nil {
@@ -179,7 +192,7 @@ func (r *Registry) register(executionID string, opts *ClientOptions) (*Client, e
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if len(x.clients) >= r.opts.MaxExecutionClients {
-		return nil, r.refused(&r.counters.tooManyExecutionClients, ErrTooManyExecutionClients, executionID)
+		return nil, ErrTooManyExecutionClients
 	}
 	c := newClient(x, slot, opts)
 	if x.sealed && opts.LastEventID != "" && c.hasAll() {
@@ -192,9 +205,6 @@ func (r *Registry) register(executionID string, opts *ClientOptions) (*Client, e
 
 // slot returns the index of an encoder, which it gives to a new one.
 func (r *Registry) slot(e Encoder) (int, error) {
-	if e == nil {
-		e = SSE
-	}
 	for i, known := range &r.encoders {
 		switch known {
 		case e:
@@ -204,7 +214,7 @@ func (r *Registry) slot(e Encoder) (int, error) {
 			return i, nil
 		}
 	}
-	return 0, ErrTooManyEncoders
+	return 0, fmt.Errorf("%w: %d are in use already", ErrEncoder, maxEncodings)
 }
 
 // execution returns the execution of that ID, made if need be. r.mu is held.
@@ -213,7 +223,7 @@ func (r *Registry) execution(id string) (*execution, error) {
 		return x, nil
 	}
 	if len(r.executions) >= r.opts.MaxExecutions && !r.forgetOldest() {
-		return nil, r.refused(&r.counters.tooManyExecutions, ErrTooManyExecutions, id)
+		return nil, ErrTooManyExecutions
 	}
 	x := newExecution(r, id)
 	r.executions[id] = x
@@ -285,9 +295,13 @@ func (r *Registry) Forget(executionID string) {
 		x.mu.Unlock()
 	}
 	r.mu.Unlock()
+	if x == nil {
+		return
+	}
 	for _, c := range clients {
 		c.end(ErrUnregistered, now)
 	}
+	x.runHooks()
 }
 
 // Shutdown ends all clients so that they reconnect elsewhere and resume.
@@ -317,24 +331,30 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 	select {
 	case <-r.empty:
 	case <-ctx.Done():
-		r.mu.Lock()
-		cut := r.clients
-		r.mu.Unlock()
+		cut := 0
+		for _, c := range clients {
+			if !c.ending.Load() {
+				cut++
+				c.end(ErrShutdown, now)
+			}
+		}
 		if cut > 0 {
 			err = &DrainError{Cut: cut, Cause: ctx.Err()}
 			r.opts.Logger.Warn("execcast: shutdown cut clients off", "clients", cut)
 		}
-		for _, c := range clients {
-			c.end(ErrShutdown, now)
-		}
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.closed = true
+	var all []*execution
 	for _, x := range r.executions {
+		all = append(all, x)
 		x.mu.Lock()
 		x.forget()
 		x.mu.Unlock()
+	}
+	r.mu.Unlock()
+	for _, x := range all {
+		x.runHooks()
 	}
 	return err
 }
@@ -396,35 +416,48 @@ func (r *Registry) forgetOldest() bool {
 }
 
 // shrink brings the bytes of all logs below their limit: finished executions
-// go first, then the oldest events of the largest logs. It goes some way below
-// the limit, so that a full registry does not look for the largest log at each
-// Publish.
+// go first, then the oldest events of the largest logs, down to a common level.
+// It goes some way below the limit, so that a full registry does not look at
+// all logs for each Publish.
 func (r *Registry) shrink() {
+	bytes, limit := r.bytes.Load(), int64(r.opts.MaxTotalBytes)
+	if n := r.counters.shrunk.Add(1); n&(n-1) == 0 {
+		r.opts.Logger.Warn("execcast: memory limit reached, dropping the oldest events", "bytes", bytes, "limit", limit, "times", n)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	limit := int64(r.opts.MaxTotalBytes)
+	for r.bytes.Load() > limit && r.forgetOldest() {
+	}
 	if r.bytes.Load() <= limit {
 		return
 	}
-	r.opts.Logger.Warn("execcast: memory limit reached, dropping the oldest events", "bytes", r.bytes.Load(), "limit", limit)
-	for r.bytes.Load() > limit && r.forgetOldest() {
+	type size struct {
+		x     *execution
+		bytes int
 	}
-	limit -= limit / 16
-	for r.bytes.Load() > limit {
-		var largest *execution
-		most := 0
-		for _, x := range r.executions {
-			x.mu.Lock()
-			if n := x.log.bytes; x.log.n-x.log.dead > 1 && n > most {
-				largest, most = x, n
-			}
-			x.mu.Unlock()
+	sizes := make([]size, 0, len(r.executions))
+	total := 0
+	for _, x := range r.executions {
+		x.mu.Lock()
+		sizes = append(sizes, size{x, x.log.bytes})
+		total += x.log.bytes
+		x.mu.Unlock()
+	}
+	slices.SortFunc(sizes, func(a, b size) int { return b.bytes - a.bytes })
+	// Lower the level from the largest log on until what stands above it is
+	// enough.
+	excess := total - int(limit-limit/16)
+	above, n, level := 0, 0, 0
+	for n < len(sizes) {
+		above += sizes[n].bytes
+		n++
+		if level = (above - excess) / n; n == len(sizes) || level >= sizes[n].bytes {
+			break
 		}
-		if largest == nil {
-			return // one event each is left: MaxExecutions is the limit then
-		}
-		largest.mu.Lock()
-		largest.evict(min(int(r.bytes.Load()-limit), most/2))
-		largest.mu.Unlock()
+	}
+	for _, s := range sizes[:n] {
+		s.x.mu.Lock()
+		s.x.evict(max(0, s.x.log.bytes-max(0, level)))
+		s.x.mu.Unlock()
 	}
 }

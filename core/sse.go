@@ -244,7 +244,11 @@ func (d *decoder) feed(p []byte, emit func(Frame) bool) bool {
 		if i < 0 {
 			n = len(p)
 		}
-		if d.size += n + 1; d.size > d.max {
+		d.size += n
+		if i >= 0 {
+			d.size++
+		}
+		if d.size > d.max {
 			d.tooLarge = true
 			return false
 		}

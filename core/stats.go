@@ -1,6 +1,9 @@
 package core
 
-import "sync/atomic"
+import (
+	"errors"
+	"sync/atomic"
+)
 
 // Stats is a moment's view of a registry: what it holds, and counters since it
 // was made.
@@ -14,7 +17,7 @@ type Stats struct {
 	Gaps      uint64 // gaps announced
 	Slow      uint64 // clients ended with ErrSlowClient
 	Evicted   uint64 // events dropped because of MaxEvents, MaxBytes or MaxTotalBytes
-	Panics    uint64 // adapters that panicked; each ended one client
+	Panics    uint64 // of writers, each of which ended one client, and of hooks
 
 	// Refused by a limit.
 	TooLarge                uint64 // ErrEventTooLarge
@@ -24,7 +27,7 @@ type Stats struct {
 }
 
 type counters struct {
-	published, delivered, gaps, slow, evicted, panics                    atomic.Uint64
+	published, delivered, gaps, slow, evicted, panics, shrunk            atomic.Uint64
 	tooLarge, tooManyExecutions, tooManyClients, tooManyExecutionClients atomic.Uint64
 }
 
@@ -49,11 +52,25 @@ func (r *Registry) Stats() Stats {
 	return s
 }
 
-// refused counts a refusal by a limit and logs it: the first, and then each
-// time the count has doubled, so that a flood does not flood the log.
-func (r *Registry) refused(count *atomic.Uint64, err error, executionID string) error {
+// refused counts what a limit has refused and logs it: the first time, and
+// then whenever the count has doubled, so that a flood does not flood the log.
+// Other errors it leaves alone. No lock is held: a log handler is foreign code.
+func (r *Registry) refused(executionID string, err error) {
+	c := &r.counters
+	var count *atomic.Uint64
+	switch {
+	case errors.Is(err, ErrEventTooLarge):
+		count = &c.tooLarge
+	case errors.Is(err, ErrTooManyExecutions):
+		count = &c.tooManyExecutions
+	case errors.Is(err, ErrTooManyClients):
+		count = &c.tooManyClients
+	case errors.Is(err, ErrTooManyExecutionClients):
+		count = &c.tooManyExecutionClients
+	default:
+		return
+	}
 	if n := count.Add(1); n&(n-1) == 0 {
 		r.opts.Logger.Warn("execcast: refused", "error", err.Error(), "execution", executionID, "times", n)
 	}
-	return err
 }
