@@ -26,18 +26,31 @@ func TestFaults(t *testing.T) {
 	}
 	binary, err := os.Executable()
 	require.NoError(t, err)
-	for _, f := range []struct{ fault, inCase, not string }{
-		{dropsLast, "LastEventBeforeClose", ""},
-		{reorders, "LiveInOrder", ""},
-		{interleaves, "FramesWhole", ""},
-		{ignoresLastEventID, "Resume", ""},
-		{neverFlushes, "EachEventAtOnce", ""},
-		{closesUnread, "CloseWithUnreadInput", "handler"}, // there the server closes
+	all := []string{"handler", "hijack", "websocket"}
+	owners := all[1:] // of their connections; else the server cares
+	for _, f := range []struct {
+		fault    string
+		adapters []string
+		inCase   string
+	}{
+		{dropsLast, all, "LastEventBeforeClose"},
+		{reorders, all, "LiveInOrder"},
+		{interleaves, all, "FramesWhole"},
+		{ignoresLastEventID, all, "Resume"},
+		{neverFlushes, all, "EachEventAtOnce"},
+		{closesUnread, owners, "CloseWithUnreadInput"},
+
+		{lateHeaders, all[:1], "HeadersAtOnce"},
+		{noDeadline, all, "WriteTimeout"},
+		{keepsGone, owners, "Leaving"},
+		{refusesBadID, all, "UnusableLastEventID"},
+		{overloaded, all, "TooManyClients"},
+		{anyOrigin, all, "Origins"},
+		{alwaysDone, all[2:], "Shutdown"},
+		{mute, all[2:], "Pings"},
+		{deaf, all[2:], "MissedPongs"},
 	} {
-		for _, adapter := range []string{"handler", "hijack", "websocket"} {
-			if adapter == f.not {
-				continue
-			}
+		for _, adapter := range f.adapters {
 			t.Run(f.fault+"/"+adapter, func(t *testing.T) {
 				t.Parallel()
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -47,11 +47,21 @@ const (
 	ignoresLastEventID = "ignores Last-Event-ID"
 	neverFlushes       = "never flushes"
 	closesUnread       = "closes with unread input"
+
+	lateHeaders  = "sends no headers before the first event"
+	noDeadline   = "sets no write deadline"
+	keepsGone    = "keeps clients that have left"
+	refusesBadID = "answers 400 to a malformed Last-Event-ID"
+	overloaded   = "answers 503 to whom it turns away"
+	anyOrigin    = "lets pages of any origin in"
+	alwaysDone   = "closes every WebSocket as finished"
+	mute         = "answers no pings"
+	deaf         = "believes in viewers that answer no pings"
 )
 
 func init() {
 	if fault != "" {
-		patience = 2 * time.Second // nobody waits for what will not come
+		patience = time.Second // nobody waits for what will not come
 	}
 }
 
@@ -83,7 +93,7 @@ func admit(w http.ResponseWriter, r *http.Request, registry *core.Registry, o Op
 		w.Header().Set("Allow", "GET, HEAD")
 		w.WriteHeader(http.StatusMethodNotAllowed)
 		return
-	case origin != "" && origin != "http://"+r.Host && !slices.Contains(o.AllowedOrigins, origin):
+	case origin != "" && fault != anyOrigin && origin != "http://"+r.Host && !slices.Contains(o.AllowedOrigins, origin):
 		w.WriteHeader(http.StatusForbidden)
 		return
 	case ws != equal(h, serveWebSocket), ws && (r.Header.Get("Sec-WebSocket-Version") != "13" || r.Header.Get("Sec-WebSocket-Key") == ""):
@@ -105,6 +115,10 @@ func admit(w http.ResponseWriter, r *http.Request, registry *core.Registry, o Op
 	if fault == ignoresLastEventID {
 		opts.LastEventID = ""
 	}
+	if fault == refusesBadID && strings.Trim(opts.LastEventID, "0123456789") != "" {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
 	if ws {
 		opts.Encoder = wsEncoder{}
 	}
@@ -121,6 +135,8 @@ func admit(w http.ResponseWriter, r *http.Request, registry *core.Registry, o Op
 		w.WriteHeader(http.StatusNotFound)
 	case errors.Is(err, core.ErrExecutionID):
 		w.WriteHeader(http.StatusBadRequest)
+	case err != nil && fault == overloaded:
+		w.WriteHeader(http.StatusServiceUnavailable)
 	case err != nil && ws:
 		if s, err2 := upgrade(w, r, o, func() {}); err2 == nil {
 			s.End(err)
@@ -152,12 +168,13 @@ type response struct {
 }
 
 func (s *response) Write(p []byte) (int, error) {
-	if s.timeout > 0 {
+	if s.timeout > 0 && fault != noDeadline {
 		s.rc.SetWriteDeadline(time.Now().Add(s.timeout))
 		defer s.rc.SetWriteDeadline(time.Time{})
 	}
 	n, err := s.w.Write(p)
-	if err == nil && (fault != neverFlushes || strings.HasPrefix(string(p), "retry")) {
+	isHead := strings.HasPrefix(string(p), "retry")
+	if err == nil && (fault != neverFlushes || isHead) && (fault != lateHeaders || !isHead) {
 		err = s.rc.Flush()
 	}
 	return n, slow(err)
@@ -209,7 +226,7 @@ func (s *socket) write(p []byte, last bool) (int, error) {
 		return 0, net.ErrClosed
 	}
 	s.closed = last
-	if s.timeout > 0 {
+	if s.timeout > 0 && fault != noDeadline {
 		s.SetWriteDeadline(time.Now().Add(s.timeout))
 		defer s.SetWriteDeadline(time.Time{})
 	}
@@ -248,7 +265,9 @@ func serveHijacked(w http.ResponseWriter, r *http.Request, c *core.Client, o Opt
 	s.goodbye = func(error) { s.Conn.(*net.TCPConn).CloseWrite() }
 	if fault != closesUnread {
 		go func() {
-			defer c.Unregister()
+			if fault != keepsGone {
+				defer c.Unregister()
+			}
 			defer close(s.readDone)
 			io.Copy(io.Discard, s.in)
 		}()
@@ -282,7 +301,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, o Options, gone func()) (*w
 	s := &webSocket{socket: c, heard: make(chan struct{}, 1)}
 	s.goodbye = func(reason error) {
 		switch {
-		case reason == nil, errors.Is(reason, core.ErrFinished), errors.Is(reason, core.ErrUnknown):
+		case reason == nil, fault == alwaysDone, errors.Is(reason, core.ErrFinished), errors.Is(reason, core.ErrUnknown):
 			s.close(1000)
 		case errors.Is(reason, core.ErrShutdown), errors.Is(reason, core.ErrMaxAge), errors.Is(reason, core.ErrUnregistered):
 			s.close(1001)
@@ -310,7 +329,7 @@ func (s *webSocket) Write(p []byte) (int, error) {
 	if p[0] == 0x80|OpPing {
 		s.pings++
 	}
-	if s.pings > 2 {
+	if s.pings > 2 && fault != deaf {
 		return 0, errors.New("no pongs")
 	}
 	return s.socket.Write(p)
@@ -318,7 +337,9 @@ func (s *webSocket) Write(p []byte) (int, error) {
 
 // read reads frames until the connection has to end.
 func (s *webSocket) read(gone func()) {
-	defer gone()
+	if fault != keepsGone {
+		defer gone()
+	}
 	defer close(s.readDone)
 	if code := s.frames(); code != 0 {
 		s.close(code)
@@ -370,6 +391,7 @@ func (s *webSocket) frames() int {
 		default:
 		}
 		switch {
+		case op == OpPing && fault == mute:
 		case op == OpPing:
 			s.socket.Write(append([]byte{0x80 | OpPong, byte(n)}, payload...))
 		case op == OpClose && n == 0:
