@@ -21,7 +21,8 @@ type Client struct {
 	lane  *lane
 
 	// The owner's.
-	pos     uint64 // ID of the last event written, or where the log began
+	pos     uint64 // what it has been written up to: an ID, or the log's floor
+	seen    uint64 // ID of the last event the viewer has, 0 if none
 	seq     int64  // events of the log up to pos, negative if not known
 	missed  missed // what to announce before the first event
 	said    bool   // TypeEnd has been written
@@ -92,7 +93,7 @@ func newClient(x *execution, slot int, opts *ClientOptions) *Client {
 	case opts.LastEventID == "":
 		c.missed = missed{any: true, count: int64(l.lost)}
 	case ok && id <= x.r.lastID:
-		c.pos, c.seq = id, -1 // a loss shows as a position below the floor
+		c.pos, c.seen, c.seq = id, id, -1 // a loss shows as a position below the floor
 		if id >= l.floor {
 			c.seq = int64(l.lost) + int64(l.after(id))
 		}
@@ -240,7 +241,7 @@ func (c *Client) gap() (t task) {
 	l := &x.log
 	m := c.missed
 	if !m.any {
-		m = missed{from: c.pos, count: -1}
+		m = missed{from: c.seen, count: -1}
 		if c.seq >= 0 && !l.killed {
 			m.count = int64(l.lost) - c.seq
 		}
@@ -271,6 +272,9 @@ func (c *Client) heartbeat() []byte {
 
 // wrote moves c behind what t has had it write.
 func (c *Client) wrote(t *task) {
+	if t.events > 0 {
+		c.seen = t.to
+	}
 	if t.to > c.pos {
 		c.pos, c.seq = t.to, t.seq
 	}

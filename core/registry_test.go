@@ -348,3 +348,17 @@ func TestFailingWriters(t *testing.T) {
 		require.NoError(t, r.Close(t.Context(), "x"))
 	})
 }
+
+// A viewer that has seen nothing yet cannot be told what it saw last.
+func TestGapBeforeFirstEvent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(&Options{MaxEvents: 2, Heartbeat: -1})
+		c, err := r.Register("x", nil)
+		require.NoError(t, err)
+		ids := publish(t, r, "x", "a", "b", "c", "d")
+		v := newViewer()
+		go c.Serve(t.Context(), v)
+		require.NoError(t, r.Close(t.Context(), "x"))
+		require.Equal(t, []string{`stream-gap {"to":"` + ids[1] + `","count":2}`, "c", "d", "stream-end {}"}, v.text(t))
+	})
+}

@@ -20,10 +20,6 @@ type stream struct {
 	failed   bool      // the last write failed
 }
 
-// deadlineSlack is how much later than it need be a deadline on HTTP/1 may
-// strike, so that it need not be set for every write.
-const deadlineSlack = time.Second
-
 // begin sends the headers and the first bytes.
 func (s *stream) begin(p []byte) error {
 	if s.r.ProtoMajor == 1 {
@@ -65,7 +61,9 @@ func (s *stream) arm() {
 		if s.deadline.Sub(now) >= s.timeout {
 			return
 		}
-		s.deadline = now.Add(s.timeout + deadlineSlack)
+		// Somewhat later than it need be, so that it need not be set for
+		// every write.
+		s.deadline = now.Add(s.timeout + min(s.timeout/8, time.Second))
 		s.rc.SetWriteDeadline(s.deadline)
 		return
 	}
