@@ -1,0 +1,287 @@
+import { call, callbacks, copy, enter, lengths, notBefore, put, result, text, waiting } from './core.js';
+import { DrainError, ExeccastError } from './errors.js';
+import { toText } from './frame.js';
+
+// Names in the order in which registry.go reads and writes their values.
+const optionNames = ['maxEventBytes', 'maxEvents', 'maxBytes', 'maxTotalBytes', 'maxExecutions', 'maxClients',
+  'maxExecutionClients', 'retention', 'idle', 'heartbeat', 'maxAge', 'shutdownSpread', 'heartbeatEvents', 'awaitUnknown', 'lag'];
+const statNames = ['executions', 'clients', 'bytes', 'published', 'delivered', 'gaps', 'slow', 'evicted', 'tooLarge',
+  'tooManyExecutions', 'tooManyClients', 'tooManyExecutionClients'];
+const lagPolicies = ['gap', 'disconnect'];
+
+// What write answers; see registry.go.
+const written = 0, failed = 1, pending = 2;
+
+const clients = new Map(); // handle -> Client, until its end
+const calls = new Map(); // handle -> {resolve, reject}
+let lastID = 0; // the highest that any registry has given
+const unused = new FinalizationRegistry((handle) => call((core) => core.registryFree(handle)));
+
+// Registry is core.Registry. Durations are milliseconds; options are core.Options in lower case, zero meaning the default.
+export class Registry {
+  #handle;
+  #options;
+
+  constructor(options = {}) {
+    this.#options = checkOptions(options);
+    this.#start();
+  }
+
+  #start() {
+    put(new Uint8Array(Float64Array.from(this.#options).buffer));
+    // IDs begin with the clock, which fake timers stop: a registry made after another must not repeat its IDs.
+    this.#handle = notBefore(lastID + 1, () => call((core) => core.registryNew()));
+    unused.register(this, this.#handle, this);
+  }
+
+  // publish appends an event {event, data, key} and returns its ID. Data that is not a string becomes JSON.
+  publish(executionID, event = {}) {
+    if (event === null || typeof event !== 'object') throw new TypeError('execcast: an event is an object');
+    if (event.id !== undefined) throw new ExeccastError('ErrEventID', 'execcast: event already has an ID');
+    const data = event.data === undefined ? '' : toText(event.data);
+    put(string('execution ID', executionID), string('event', event.event ?? ''), string('key', event.key ?? ''), data);
+    const id = enter((core) => core.publish(this.#handle, lengths[0], lengths[1], lengths[2], lengths[3]));
+    if (id < 0) throw refusal();
+    lastID = Math.max(lastID, id);
+    return String(id);
+  }
+
+  // register adds a client: an object with write(bytes) and, if it likes, end(reason).
+  register(executionID, writer, { lastEventId = '', heartbeat = 0, writeTimeout = 10_000 } = {}) {
+    if (writer === null || typeof writer !== 'object' || typeof writer.write !== 'function') {
+      throw new TypeError('execcast: a writer is an object with a method write');
+    }
+    number('heartbeat', heartbeat);
+    number('writeTimeout', writeTimeout);
+    put(string('execution ID', executionID), string('lastEventId', lastEventId));
+    const handle = enter((core) => core.register(this.#handle, lengths[0], lengths[1], heartbeat, writeTimeout || 10_000));
+    if (handle < 0) throw refusal();
+    const client = new Client(token, handle, this, executionID, writer);
+    clients.set(handle, client);
+    enter((core) => core.start(handle));
+    return client;
+  }
+
+  // unregister ends the client that has this writer. It reports whether there was one.
+  unregister(executionID, writer) {
+    for (const client of this.#clients(executionID)) {
+      if (client.writer === writer) {
+        client.unregister();
+        return true;
+      }
+    }
+    return false;
+  }
+
+  clientCount(executionID) {
+    put(string('execution ID', executionID));
+    return call((core) => core.clientCount(this.#handle, lengths[0]));
+  }
+
+  // close finishes an execution. The promise is fulfilled when every client has been written everything; a signal cuts off
+  // those that have not, and rejects it with a DrainError.
+  close(executionID, { signal } = {}) {
+    return later(signal, (core) => {
+      put(string('execution ID', executionID));
+      return core.closeExecution(this.#handle, lengths[0]);
+    });
+  }
+
+  // forget drops an execution with its events and ends its clients.
+  forget(executionID) {
+    put(string('execution ID', executionID));
+    enter((core) => core.forget(this.#handle, lengths[0]));
+  }
+
+  // shutdown ends all clients so that they may resume elsewhere.
+  shutdown({ signal } = {}) {
+    return later(signal, (core) => core.shutdown(this.#handle));
+  }
+
+  stats() {
+    call((core) => core.stats(this.#handle));
+    const values = new Float64Array(result().buffer);
+    return Object.fromEntries(statNames.map((name, i) => [name, values[i]]));
+  }
+
+  // disconnect breaks the connections of an execution's viewers, or of all, as a network does: they may come back.
+  disconnect(executionID) {
+    for (const client of this.#clients(executionID)) client.break();
+  }
+
+  // restart is what viewers see when the server's process dies and starts again: connections break, and events, executions
+  // and what was finished are gone. IDs go on rising.
+  restart() {
+    this.disconnect();
+    const handle = this.#handle;
+    unused.unregister(this);
+    const shutdown = enter((core) => core.shutdown(handle));
+    enter((core) => core.cancel(shutdown));
+    call((core) => core.registryFree(handle));
+    this.#start();
+  }
+
+  #clients(executionID) {
+    return [...clients.values()].filter((c) => c.registry === this && (executionID === undefined || c.executionID === executionID));
+  }
+}
+
+const token = Symbol();
+
+// Client is one registered writer.
+class Client {
+  #handle;
+  #resolve;
+  #isStream;
+  broken = false; // not ended, but cut: see Registry.disconnect
+  error; // what the writer threw
+
+  constructor(t, handle, registry, executionID, writer) {
+    if (t !== token) throw new TypeError('execcast: clients come from Registry.register');
+    this.#handle = handle;
+    this.registry = registry;
+    this.executionID = executionID;
+    this.writer = writer;
+    this.ended = new Promise((resolve) => (this.#resolve = resolve));
+    this.#isStream = typeof writer.once === 'function' && typeof writer.end === 'function';
+    if (this.#isStream) {
+      writer.once('error', (err) => this.#fail(err));
+      writer.once('close', () => this.unregister());
+    }
+  }
+
+  unregister() {
+    if (clients.get(this.#handle) === this) enter((core) => core.unregister(this.#handle));
+  }
+
+  break() {
+    this.broken = true;
+    this.unregister();
+  }
+
+  #fail(err) {
+    this.error ??= err;
+    this.unregister();
+  }
+
+  #settle(ok) {
+    if (clients.get(this.#handle) === this) enter((core) => core.settle(this.#handle, ok));
+  }
+
+  _write(bytes) {
+    try {
+      if (this.#isStream && (this.writer.destroyed || this.writer.writableEnded)) return failed;
+      const answer = this.writer.write(bytes);
+      if (typeof answer?.then === 'function') {
+        Promise.resolve(answer).then(() => this.#settle(1), (err) => {
+          this.error = err;
+          this.#settle(0);
+        });
+        return pending;
+      }
+      if (answer === false && this.#isStream) {
+        this.writer.once('drain', () => this.#settle(1));
+        return pending;
+      }
+      return written;
+    } catch (err) {
+      this.error = err;
+      return failed;
+    }
+  }
+
+  _end(reason) {
+    clients.delete(this.#handle);
+    if (reason?.code === 'ErrWrite' && this.error) reason = this.error;
+    try {
+      // A Node stream would take the reason for a last chunk.
+      const answer = this.#isStream ? endStream(this.writer, reason) : this.writer.end?.(reason);
+      if (typeof answer?.then === 'function') Promise.resolve(answer).catch(() => {});
+    } catch {
+      // There is nobody left to tell.
+    }
+    this.#resolve(reason);
+  }
+}
+
+function endStream(stream, reason) {
+  if (reason?.code === 'ErrSlowClient') stream.destroy?.();
+  else stream.end();
+}
+
+callbacks.write = (handle, at, length) => clients.get(handle)?._write(copy(at, length)) ?? failed;
+callbacks.end = (handle, at, length) => clients.get(handle)?._end(describe(copy(at, length)));
+callbacks.done = (handle, at, length, cut) => {
+  const outcome = calls.get(handle);
+  calls.delete(handle);
+  waiting.delete(outcome);
+  const err = describe(copy(at, length));
+  outcome?.detach();
+  if (cut >= 0) outcome?.reject(new DrainError(cut, err.message));
+  else if (err) outcome?.reject(err);
+  else outcome?.resolve();
+};
+
+// later returns the promise of a call that start begins, of which done will tell.
+async function later(signal, start) {
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw new TypeError('execcast: signal is an AbortSignal');
+  return new Promise((resolve, reject) => {
+    let handle;
+    const abort = () => enter((core) => core.cancel(handle));
+    const outcome = { resolve, reject, detach: () => signal?.removeEventListener('abort', abort) };
+    waiting.add(outcome);
+    try {
+      enter((core) => {
+        handle = start(core);
+        calls.set(handle, outcome);
+      });
+    } catch (err) {
+      waiting.delete(outcome);
+      throw err;
+    }
+    if (!calls.has(handle)) return;
+    if (signal?.aborted) abort();
+    else signal?.addEventListener('abort', abort, { once: true });
+  });
+}
+
+// describe reads an error as registry.go's function of that name writes it.
+function describe(bytes) {
+  if (bytes.length === 0) return undefined;
+  const message = text(bytes);
+  const end = message.indexOf('\0');
+  return new ExeccastError(message.slice(0, end) || 'Error', message.slice(end + 1));
+}
+
+const refusal = () => describe(result());
+
+function string(name, value) {
+  if (typeof value !== 'string') throw new TypeError(`execcast: ${name} is a string`);
+  return value;
+}
+
+function number(name, value) {
+  if (typeof value !== 'number' || Number.isNaN(value)) throw new TypeError(`execcast: ${name} is a number`);
+  return value;
+}
+
+function checkOptions(options) {
+  if (options === null || typeof options !== 'object') throw new TypeError('execcast: options are an object');
+  for (const name of Object.keys(options)) {
+    if (!optionNames.includes(name)) throw new TypeError(`execcast: unknown option ${name}`);
+  }
+  return optionNames.map((name) => {
+    const value = options[name];
+    switch (name) {
+      case 'heartbeatEvents':
+      case 'awaitUnknown':
+        if (value !== undefined && typeof value !== 'boolean') throw new TypeError(`execcast: option ${name} is a boolean`);
+        return value ? 1 : 0;
+      case 'lag':
+        if (value !== undefined && !lagPolicies.includes(value)) throw new TypeError(`execcast: option lag is ${lagPolicies.join(' or ')}`);
+        return Math.max(0, lagPolicies.indexOf(value));
+      default:
+        return value === undefined ? 0 : Math.min(Math.max(number(`option ${name}`, value), -(2 ** 53)), 2 ** 53);
+    }
+  });
+}
