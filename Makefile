@@ -2,7 +2,7 @@
 # ARGS is passed on: make run ARGS="-transport websocket"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench
+.PHONY: help run test lint fuzz bench faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -21,3 +21,6 @@ fuzz: ## fuzz every target in turn, each for FUZZTIME (default 30s)
 
 bench: ## run core's Go benchmarks
 	go test -run '^$$' -bench . -benchmem $(ARGS) ./core/...
+
+faults: ## cut, stall, block and shut down under load, and print what was lost (some minutes)
+	go run ./examples/faults $(ARGS)
