@@ -3,6 +3,7 @@
 
 const realDate = globalThis.Date;
 const realNow = realDate.now;
+const realSetTimeout = globalThis.setTimeout;
 
 // installClock replaces the time functions in gojs, what wasm_exec.js gives a program to import. view returns a DataView of
 // its memory; fired is called when a timer has fired; busy reports whether the process must stay alive for Go's timers.
@@ -68,9 +69,9 @@ export function installClock(gojs, view, fired, busy) {
     const delay = view().getUint32(sp + 8, true) + view().getInt32(sp + 12, true) * 4294967296;
     const due = now() + delay;
     const id = ++lastID;
-    const { clearTimeout } = globalThis;
-    const timeout = globalThis.setTimeout(() => {
-      timeouts.delete(id);
+    const { setTimeout, clearTimeout, Date } = globalThis;
+    const timeout = setTimeout(() => {
+      if (!timeouts.delete(id)) return;
       advance();
       target = Math.max(target, due); // whatever Date says: it may not be faked, or lag
       if (!held && faked()) {
@@ -80,14 +81,21 @@ export function installClock(gojs, view, fired, busy) {
       fired();
     }, Math.min(Math.max(0, due - target), 2147483647));
     if (!busy()) timeout?.unref?.();
-    timeouts.set(id, { due, cancel: () => clearTimeout(timeout) });
+    // A timeout of fake timers that have gone must not be cleared: those of node:test, reset and enabled again, would clear
+    // another in its place, and without a fake Date they cannot be told from those before.
+    const cancel = () => {
+      const same = globalThis.setTimeout === setTimeout && globalThis.Date === Date;
+      if (same && (setTimeout === realSetTimeout || faked())) clearTimeout(timeout);
+    };
+    timeouts.set(id, { due, cancel });
     view().setInt32(sp + 16, id, true);
   };
 
   gojs['runtime.clearTimeoutEvent'] = (sp) => {
     const id = view().getInt32((sp >>> 0) + 8, true);
-    timeouts.get(id)?.cancel();
+    const timeout = timeouts.get(id);
     timeouts.delete(id);
+    timeout?.cancel();
   };
 
   return {

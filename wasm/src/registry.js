@@ -80,11 +80,9 @@ export class Registry {
 
   // close finishes an execution. The promise is fulfilled when every client has been written everything; a signal cuts off
   // those that have not, and rejects it with a DrainError.
-  close(executionID, { signal } = {}) {
-    return later(signal, (core) => {
-      put(string('execution ID', executionID));
-      return core.closeExecution(this.#handle, lengths[0]);
-    });
+  async close(executionID, { signal } = {}) {
+    put(string('execution ID', executionID));
+    return later(signal, (core) => core.closeExecution(this.#handle, lengths[0]));
   }
 
   // forget drops an execution with its events and ends its clients.
@@ -94,7 +92,7 @@ export class Registry {
   }
 
   // shutdown ends all clients so that they may resume elsewhere.
-  shutdown({ signal } = {}) {
+  async shutdown({ signal } = {}) {
     return later(signal, (core) => core.shutdown(this.#handle));
   }
 

@@ -77,6 +77,7 @@ class Body {
 
   // connect writes the preamble in front of everything that register's client is written.
   connect(preamble, register) {
+    if (this.#done) return; // aborted before it began
     let early = [];
     const writer = {
       write: (bytes) => (early ? void early.push(bytes) : this.#write(bytes)),
@@ -87,7 +88,6 @@ class Body {
     early = undefined;
     for (const bytes of [preamble, ...queued]) this.#write(bytes);
     if (queued.over) this.#end(queued.reason);
-    if (this.#done) this.#leave();
   }
 
   refuse(preamble) {

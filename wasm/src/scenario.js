@@ -11,6 +11,7 @@ const kinds = ['wait', 'disconnect', 'restart', 'finish'];
 //	{finish: true}       the execution ends; the next step waits until all viewers have everything
 export async function scenario(registry, executionID, steps, { signal } = {}) {
   if (!(registry instanceof Registry)) throw new TypeError('execcast: the first argument is a Registry');
+  if (typeof steps?.[Symbol.iterator] !== 'function') throw new TypeError('execcast: the steps of a scenario are an array');
   const plan = Array.from(steps, check);
   const ids = [];
   for (const { kind, step } of plan) {
