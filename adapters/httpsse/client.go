@@ -154,7 +154,7 @@ func (e *StatusError) Temporary() bool {
 // Redirects are followed, anew with each request. While the loop's body runs,
 // nothing is read, and the server may find its viewer slow. Leaving the loop
 // closes the connection. Every range over the sequence is a stream of its own,
-// from WatchOptions.LastEventID on.
+// with opts as they are when it begins.
 func Watch(ctx context.Context, url string, opts *WatchOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		w, err := newWatcher(ctx, url, opts)
@@ -231,12 +231,12 @@ func newWatcher(ctx context.Context, rawURL string, opts *WatchOptions) (*watche
 }
 
 // orDefault resolves a duration of the options: zero means the default,
-// negative off, which is zero.
+// negative off, which is zero; a year is as good as more.
 func orDefault(d, byDefault time.Duration) time.Duration {
 	if d == 0 {
 		return byDefault
 	}
-	return max(d, 0)
+	return min(max(d, 0), 365*24*time.Hour)
 }
 
 func isHTTP(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
@@ -338,8 +338,8 @@ func (w *watcher) connect(yield func(Event, error) bool) (again bool, err error)
 		switch {
 		case err != nil:
 			return false, err
-		case ctx.Err() != nil:
-			return true, context.Cause(ctx)
+		case w.ctx.Err() != nil:
+			return true, nil // for run to find
 		}
 		if f.HasRetry {
 			w.retry = f.Retry
