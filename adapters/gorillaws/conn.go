@@ -38,6 +38,7 @@ type conn struct {
 	silence  time.Duration // how long the peer may send nothing, 0 for ever
 	readDone chan struct{}
 	readErr  error       // why reading ended, once readDone is closed
+	leaving  atomic.Bool // reading has the time that Finish gives it
 	taken    atomic.Bool // the handshake is over: gorilla's writes are control frames
 
 	mu     sync.Mutex
@@ -196,13 +197,10 @@ func (c *conn) End(reason error) error {
 	defer patience.Stop()
 	select {
 	case <-c.readDone:
-		var closed *websocket.CloseError
-		if !errors.As(c.readErr, &closed) {
-			return c.Finish() // it has sent more than has been read
-		}
 	case <-patience.C:
 	}
-	return c.Close()
+	c.leaving.Store(true)
+	return c.Finish()
 }
 
 // closeCode returns what a client that ended for a reason is told (RFC 6455,
@@ -229,7 +227,7 @@ type half struct {
 
 // Read bounds what the peer may send, and how long it may send nothing.
 func (h *half) Read(p []byte) (int, error) {
-	if h.c.silence > 0 {
+	if h.c.silence > 0 && !h.c.leaving.Load() {
 		h.Conn.SetReadDeadline(time.Now().Add(h.c.silence))
 	}
 	n, err := h.Conn.Read(p)

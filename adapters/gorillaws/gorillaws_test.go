@@ -236,6 +236,7 @@ func TestCloseCodes(t *testing.T) {
 		t.Run(path, func(t *testing.T) {
 			opts := &gorillaws.Options{KeepHandler: keep}
 			code := func(ws *websocket.Conn) int {
+				defer ws.Close()
 				for {
 					if _, _, err := ws.NextReader(); err != nil {
 						var closed *websocket.CloseError

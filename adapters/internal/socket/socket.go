@@ -32,12 +32,13 @@ type Conn struct {
 
 // Own returns conn as a Conn whose writes take at most timeout each, 0 for no
 // limit. A peer that has vanished is given up after two heartbeats, where the
-// system can do that.
+// system can do that: the next one is not acknowledged, and after the time of
+// another the kernel reports an error.
 func Own(conn net.Conn, timeout, heartbeat time.Duration) *Conn {
 	c := &Conn{Conn: conn, timeout: timeout}
 	conn.SetDeadline(time.Time{}) // the server's own no longer count
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		setUserTimeout(tcp, 2*heartbeat)
+		setUserTimeout(tcp, heartbeat)
 		c.try = newTry(tcp)
 	}
 	return c
