@@ -2,7 +2,7 @@
 # ARGS is passed on: make run ARGS="-transport websocket"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench faults
+.PHONY: help run test lint fuzz bench gobench faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +19,10 @@ lint: ## check formatting, vet, staticcheck, and that all systems compile
 fuzz: ## fuzz every target in turn, each for FUZZTIME (default 30s)
 	@.ci/fuzz
 
-bench: ## run core's Go benchmarks
+bench: ## measure the fan-out beside other libraries and the kernel's limit (ARGS=-quick: a few minutes)
+	cd examples/benchmark && go run . $(ARGS)
+
+gobench: ## run core's Go benchmarks
 	go test -run '^$$' -bench . -benchmem $(ARGS) ./core/...
 
 faults: ## cut, stall, block and shut down under load, and print what was lost (some minutes)
