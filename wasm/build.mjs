@@ -1,6 +1,6 @@
 // Builds dist: the core for GOOS=js, as a file and as a module that contains it, and the wasm_exec.js of the same toolchain.
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 
 const here = import.meta.dirname;
@@ -16,7 +16,8 @@ go(['build', '-trimpath', '-buildvcs=false', '-ldflags=-s -w', '-gcflags=all=-l'
   '-o', file, '.'], { GOOS: 'js', GOARCH: 'wasm', GOWORK: 'off', GOFLAGS: '' });
 
 // wasm_exec.js defines a global Go, which may be another program's.
-const runtime = readFileSync(path.join(go(['env', 'GOROOT']).trim(), 'lib', 'wasm', 'wasm_exec.js'), 'utf8');
+const goroot = go(['env', 'GOROOT']).trim();
+const runtime = readFileSync(path.join(goroot, 'lib', 'wasm', 'wasm_exec.js'), 'utf8');
 writeFileSync(path.join(dist, 'wasm_exec.js'), `const before = Object.getOwnPropertyDescriptor(globalThis, 'Go');
 ${runtime}
 export const Go = globalThis.Go;
@@ -38,3 +39,7 @@ export function code() {
   return bytes;
 }
 `);
+
+// Go's licence covers its runtime, which the module contains; some distributions keep it elsewhere.
+const licence = [path.join(goroot, 'LICENSE'), '/usr/share/doc/golang-go/copyright'].find(existsSync);
+if (licence) copyFileSync(licence, path.join(dist, 'LICENSE-go'));

@@ -23,7 +23,7 @@ export const waiting = new Set();
 // init starts the core. It may be called any number of times; all calls return the same promise, unless it has failed.
 export function init(options = {}) {
   starting ??= start(options).catch((err) => {
-    starting = undefined;
+    starting = exports = stopped = undefined;
     throw err;
   });
   return starting;
@@ -45,6 +45,7 @@ async function start({ wasm } = {}) {
     end: (...args) => callbacks.end(...args),
     done: (...args) => callbacks.done(...args),
   } });
+  if (typeof instance.exports.output !== 'function') throw new ExeccastError('ErrLoad', 'execcast: the module is not this package\'s');
   exports = instance.exports;
   clock = newClock;
   go.exit = (status) => stop(new Error(`exit status ${status}`));

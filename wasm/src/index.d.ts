@@ -1,7 +1,9 @@
+type Bytes = ArrayBuffer | ArrayBufferView;
+
 /** What init needs only when the module it contains is not the one to run. */
 export interface InitOptions {
   /** Where to take the module from: a URL, a response, its bytes, or the compiled module. By default it is contained in this package. */
-  wasm?: string | URL | Response | BufferSource | WebAssembly.Module | Promise<Response | BufferSource | WebAssembly.Module>;
+  wasm?: string | URL | Response | Bytes | WebAssembly.Module | Promise<Response | Bytes | WebAssembly.Module>;
 }
 
 /** Starts the core; everything else needs it. Any number of calls start it once, unless it failed. */
@@ -34,7 +36,7 @@ export function encodeText(frame: Frame): string;
 
 /** Yields the frames of an event stream as they complete. Throws what the source throws, and an ExeccastError if a frame is too large. */
 export function decode(
-  source: BufferSource | ReadableStream<BufferSource> | AsyncIterable<BufferSource> | Iterable<BufferSource>,
+  source: Bytes | ReadableStream<Bytes> | AsyncIterable<Bytes> | Iterable<Bytes>,
   options?: { /** Default 4 MiB. */ maxFrameBytes?: number },
 ): AsyncGenerator<DecodedFrame, void, void>;
 
@@ -170,28 +172,10 @@ export interface FakeEventSourceOptions extends EventStreamOptions {
 }
 
 /** EventSource without a network. */
-export class FakeEventSource extends EventTarget implements EventSource {
-  /** Returns a class to be used in the place of EventSource, connected to a registry. */
-  static for(registry: Registry, options?: FakeEventSourceOptions): {
-    new (url: string | URL, init?: EventSourceInit): FakeEventSource;
-    readonly CONNECTING: 0;
-    readonly OPEN: 1;
-    readonly CLOSED: 2;
-  };
+export class FakeEventSource extends EventTarget {
   private constructor();
-  readonly CONNECTING: 0;
-  readonly OPEN: 1;
-  readonly CLOSED: 2;
-  readonly url: string;
-  readonly withCredentials: boolean;
-  readonly readyState: number;
-  onopen: ((this: EventSource, event: Event) => unknown) | null;
-  onmessage: ((this: EventSource, event: MessageEvent) => unknown) | null;
-  onerror: ((this: EventSource, event: Event) => unknown) | null;
-  addEventListener<K extends keyof EventSourceEventMap>(type: K, listener: (this: EventSource, event: EventSourceEventMap[K]) => unknown, options?: boolean | AddEventListenerOptions): void;
-  addEventListener(type: string, listener: (this: EventSource, event: MessageEvent) => unknown, options?: boolean | AddEventListenerOptions): void;
-  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
-  close(): void;
+  /** Returns a class to be used in the place of EventSource, connected to a registry. */
+  static for(registry: Registry, options?: FakeEventSourceOptions): typeof EventSource;
 }
 
 export type Step =
