@@ -108,15 +108,20 @@ func (c *config) isolationOver(v variant) (err error) {
 		}
 	}
 	slices.Sort(took)
-	full := sockets(s.Addr)
-	blocked := count(full, func(s socketState) bool { return s.queued > 8<<10 })
+	var queues []socketState
+	blocked := 0
+	c.await(func() bool { // the last acknowledgements of the healthy ones may be on their way
+		queues = sockets(s.Addr)
+		blocked = count(queues, func(s socketState) bool { return s.queued > 8<<10 })
+		return blocked <= c.beside
+	})
 	slow := int(r.Stats().Slow)
 	atPeak := memory()
 	history := r.Stats().Bytes
 	cost := (connected - before) / int64(2*c.beside)
 	cost += (atPeak - connected - history) / int64(max(1, c.beside-slow))
 	kernel := 0
-	for _, s := range full {
+	for _, s := range queues {
 		kernel += s.queued
 	}
 

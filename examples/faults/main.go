@@ -262,7 +262,7 @@ func (c *config) printf(format string, args ...any) {
 
 // figure prints one line of figures of a variant.
 func (c *config) figure(section, variant, format string, args ...any) {
-	c.printf("%-9s  %-31s  %s", section, variant, fmt.Sprintf(format, args...))
+	c.printf("%-9s  %-38s  %s", section, variant, fmt.Sprintf(format, args...))
 }
 
 // registry makes a registry whose warnings, which are what is asked for here,
