@@ -35,7 +35,8 @@ func runVanish(c *config) (err error) {
 	so := serverOptions{}
 	how := "in a network namespace whose route goes nowhere"
 	if err != nil {
-		how = fmt.Sprintf("behind a proxy that passes nothing on (no namespace: %v)", err)
+		how = "behind a proxy that passes nothing on"
+		c.printf("vanish: no network namespace: %v", err)
 	} else {
 		defer ns.remove()
 		so.host = ns.host
