@@ -48,13 +48,13 @@ func main() {
 	which := flag.String("scenarios", strings.Join(scenarios, ","), "scenarios to run")
 	flag.Parse()
 
-	runtime.LockOSThread() // the children die with the thread that started them
 	switch *role {
 	case "server":
 		exit(childServer(*name, *executions, *profile))
 	case "load":
 		exit(childLoad())
 	}
+	runtime.LockOSThread() // the children die with the thread that started them
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	go func() {
