@@ -15,38 +15,41 @@ import (
 // Start, or the goroutine that lane lends it to while its connection is full.
 // Everybody else leaves a request and wakes the owner.
 type Client struct {
-	x     *execution
-	index int // in x.clients, guarded by x.mu
-	slot  int // encoder
-	lane  *lane
+	// What each delivery by a shared pump touches stands together: with many
+	// clients, fetching it from memory is what a delivery costs.
+	home    bool        // in lane.members; the lane's
+	said    bool        // TypeEnd has been written; the owner's, as the next five
+	started bool        // something has been delivered, so that a gap is lag
+	pos     uint64      // what it has been written up to: an ID, or the log's floor
+	seen    uint64      // ID of the last event the viewer has, 0 if none
+	seq     int64       // events of the log up to pos, negative if not known
+	try     TryWriter   // w, for clients of shared pumps
+	beat    atomic.Bool // a heartbeat is due, or MaxAge reached
+	request atomic.Pointer[request]
 
 	// The owner's.
-	pos     uint64 // what it has been written up to: an ID, or the log's floor
-	seen    uint64 // ID of the last event the viewer has, 0 if none
-	seq     int64  // events of the log up to pos, negative if not known
-	missed  missed // what to announce before the first event
-	said    bool   // TypeEnd has been written
-	started bool   // something has been delivered, so that a gap is lag
-	w       Writer
-	try     TryWriter // w, for clients of shared pumps
-	rest    []byte    // of a batch that TryWrite wrote partly
+	w      Writer
+	rest   []byte // of a batch that TryWrite wrote partly
+	missed missed // what to announce before the first event
 
 	// The lane's.
-	home   bool          // in lane.members
-	place  int           // there
+	place  int           // in lane.members
 	beatAt time.Duration // when the next heartbeat is due
 
-	expireAt time.Duration // when MaxAge is reached, 0 for never; not changed
-	interval time.Duration // of heartbeats, 0 if off; not changed
+	// Set once.
+	x        *execution
+	lane     *lane
+	slot     int           // encoder
+	expireAt time.Duration // when MaxAge is reached, 0 for never
+	interval time.Duration // of heartbeats, 0 if off
+	wake     chan struct{} // for the goroutine in Serve
 
-	awaited bool        // Close waits for it; guarded by x.mu
+	index   int         // in x.clients; guarded by x.mu, as the next
+	awaited bool        // Close waits for it
 	ending  atomic.Bool // its connection is being let go
 	state   atomic.Int32
-	request atomic.Pointer[request]
-	beat    atomic.Bool // a heartbeat is due, or MaxAge reached
 	parked  atomic.Bool // the goroutine in Serve waits for wake
 	gone    atomic.Bool // Serve has ended; the lane drops it
-	wake    chan struct{}
 }
 
 // States of Client.state.
@@ -71,9 +74,9 @@ const (
 
 // missed is a loss that was known at Register.
 type missed struct {
-	any   bool
-	from  uint64 // the ID the viewer gave, 0 if none
-	count int64  // events lost, negative if not known
+	any  bool
+	all  bool   // the viewer has nothing: all that is lost, it misses
+	from uint64 // the ID the viewer gave, 0 if none
 }
 
 // newClient makes a client at the position opts asks for. r.mu and x.mu are
@@ -91,14 +94,14 @@ func newClient(x *execution, slot int, opts *ClientOptions) *Client {
 	case opts.LastEventID == "" && l.lost == 0:
 		c.pos = l.floor
 	case opts.LastEventID == "":
-		c.missed = missed{any: true, count: int64(l.lost)}
+		c.missed = missed{any: true, all: true}
 	case ok && id <= x.r.lastID:
 		c.pos, c.seen, c.seq = id, id, -1 // a loss shows as a position below the floor
 		if id >= l.floor {
 			c.seq = int64(l.lost) + int64(l.after(id))
 		}
 	default:
-		c.missed = missed{any: true, from: id, count: -1}
+		c.missed = missed{any: true, from: id}
 	}
 	return c
 }
@@ -239,17 +242,19 @@ func (c *Client) next() (t task) {
 func (c *Client) gap() (t task) {
 	x := c.x
 	l := &x.log
-	m := c.missed
-	if !m.any {
-		m = missed{from: c.seen, count: -1}
-		if c.seq >= 0 && !l.killed {
-			m.count = int64(l.lost) - c.seq
-		}
+	from, count := c.seen, int64(-1)
+	switch {
+	case c.missed.all:
+		count = int64(l.lost)
+	case c.missed.any:
+		from = c.missed.from
+	case c.seq >= 0 && !l.killed:
+		count = int64(l.lost) - c.seq
 	}
 	if c.started && x.r.opts.Lag == LagDisconnect {
 		return task{ended: true, why: ErrSlowClient}
 	}
-	data := appendGap(nil, m.from, l.floor, m.count)
+	data := appendGap(nil, from, l.floor, count)
 	t.p = x.r.encoders[c.slot].AppendEvent(nil, Event{Type: TypeGap, Data: data})
 	t.to, t.seq = l.floor, int64(l.lost)
 	c.missed = missed{}
@@ -270,13 +275,13 @@ func (c *Client) heartbeat() []byte {
 	return p
 }
 
-// wrote moves c behind what t has had it write.
-func (c *Client) wrote(t *task) {
-	if t.events > 0 {
-		c.seen = t.to
+// wrote moves c behind what it has been written.
+func (c *Client) wrote(b *batch) {
+	if b.events > 0 {
+		c.seen = b.to
 	}
-	if t.to > c.pos {
-		c.pos, c.seq = t.to, t.seq
+	if b.to > c.pos {
+		c.pos, c.seq = b.to, b.seq
 	}
 	c.started = true
 }
@@ -299,7 +304,7 @@ func (c *Client) run() (reason error, ended bool) {
 					return err, true
 				}
 			}
-			c.wrote(&t)
+			c.wrote(&t.batch)
 			c.x.delivered(t.events, len(t.p))
 		}
 	}

@@ -201,6 +201,7 @@ type round struct {
 	lane                  *lane
 	now                   time.Duration
 	batch                 batch // what the last client got: most are at one position
+	other                 batch // a frame of one client alone: a gap, a heartbeat, the end
 	writes, events, bytes int
 }
 
@@ -221,42 +222,40 @@ func (r *round) visit(c *Client) {
 // full.
 func (r *round) pump(c *Client) {
 	for {
-		var t task
-		if r.batch.events > 0 && c.pos == r.batch.from && c.request.Load() == nil {
-			t.batch = r.batch
-		} else {
-			t = c.next()
-			if t.events > 0 {
-				r.batch = t.batch
+		b := &r.batch
+		if b.events == 0 || c.pos != b.from || c.request.Load() != nil {
+			t := c.next()
+			switch {
+			case t.ended:
+				r.end(c, t.why)
+				return
+			case t.rest:
+				return
+			case t.events == 0:
+				b = &r.other
 			}
-		}
-		if t.ended {
-			r.end(c, t.why)
-			return
-		}
-		if t.rest {
-			return
+			*b = t.batch
 		}
 		n := 0
-		if len(t.p) > 0 { // an encoding may have no frame for it
+		if len(b.p) > 0 { // an encoding may have no frame for it
 			var err error
-			if n, err = tryWrite(c.try, t.p); err != nil {
+			if n, err = tryWrite(c.try, b.p); err != nil {
 				r.end(c, err)
 				return
 			}
 		}
-		c.wrote(&t)
+		c.wrote(b)
 		r.writes++
-		r.events += t.events
-		r.bytes += len(t.p)
-		if n < len(t.p) {
+		r.events += b.events
+		r.bytes += len(b.p)
+		if n < len(b.p) {
 			// From here on a goroutine owns c, until it has caught up.
-			c.rest = t.p[n:]
+			c.rest = b.p[n:]
 			r.lane.drop(c)
 			go c.catchUp()
 			return
 		}
-		if t.tail && !c.beat.Load() && c.request.Load() == nil {
+		if b.tail && !c.beat.Load() && c.request.Load() == nil {
 			return // what comes later runs the lane again
 		}
 	}

@@ -349,6 +349,21 @@ func TestFailingWriters(t *testing.T) {
 	})
 }
 
+// The count is of the moment of the announcement, not of Register.
+func TestGapCountAtAnnouncement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(&Options{MaxEvents: 2, Heartbeat: -1})
+		publish(t, r, "x", "a", "b", "c", "d", "e")
+		c, err := r.Register("x", nil)
+		require.NoError(t, err)
+		ids := publish(t, r, "x", "f", "g", "h", "i", "j")
+		v := newViewer()
+		go c.Serve(t.Context(), v)
+		require.NoError(t, r.Close(t.Context(), "x"))
+		require.Equal(t, []string{`stream-gap {"to":"` + ids[2] + `","count":8}`, "i", "j", "stream-end {}"}, v.text(t))
+	})
+}
+
 // A viewer that has seen nothing yet cannot be told what it saw last.
 func TestGapBeforeFirstEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

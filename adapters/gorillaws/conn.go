@@ -177,16 +177,15 @@ func (c *conn) End(reason error) error {
 	default:
 	}
 	c.mu.Lock()
-	if c.within || vanished {
-		c.mu.Unlock()
-		return c.Abort()
-	}
-	last := c.owed
+	broken, last := c.within || vanished, c.owed
 	if !c.closed {
 		last = append(last, closeFrame(closeCode(reason))...)
 	}
-	c.owed, c.closed, c.within = nil, true, true
+	c.owed, c.closed, c.within = nil, true, true // the reading side writes no more
 	c.mu.Unlock()
+	if broken {
+		return c.Abort()
+	}
 	if len(last) > 0 {
 		if _, err := c.Conn.Write(last); err != nil {
 			c.Abort()

@@ -10,14 +10,11 @@ import (
 // sendto sends without blocking. The system call is made raw, without telling
 // the scheduler: it cannot block, and does in about five microseconds what it
 // does.
-func sendto(fd uintptr, p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
+func sendto(fd int, p []byte) (int, syscall.Errno) {
+	if fd < 0 {
+		return 0, syscall.EBADF
 	}
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
 		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
+	return int(n), errno
 }

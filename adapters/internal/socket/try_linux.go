@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // Supported says that this system can write without blocking, and notice peers
@@ -29,65 +30,45 @@ func setUserTimeout(conn *net.TCPConn, d time.Duration) {
 	})
 }
 
-// try writes to a socket without blocking.
-type try struct {
-	raw  syscall.RawConn
-	send func(fd uintptr) bool // made once: a closure a write would be an allocation a write
-	p    []byte
-	n    int
-	err  error
-	id   uint64 // in the watch, 0 if not there
+// descriptor returns conn's, which is valid until conn is closed, or -1.
+func descriptor(conn *net.TCPConn) int {
+	fd := -1
+	if raw, err := conn.SyscallConn(); err == nil {
+		raw.Control(func(d uintptr) { fd = int(d) })
+	}
+	return fd
 }
 
-func newTry(conn *net.TCPConn) *try {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	t := &try{raw: raw}
-	t.send = func(fd uintptr) bool {
-		for {
-			// sendto spares the file look-ups of write, and MSG_DONTWAIT
-			// holds whatever the descriptor's mode.
-			n, err := sendto(fd, t.p)
-			if err != syscall.EINTR {
-				t.n, t.err = n, err
-				return true
-			}
+// trySend sends what fits now. It spares a write the locks and look-ups that a
+// net.Conn makes for others who may use it, and the kernel some of its own.
+func trySend(fd int, p []byte) (int, error) {
+	for {
+		n, err := sendto(fd, p)
+		switch err {
+		case 0:
+			return n, nil
+		case syscall.EAGAIN:
+			return 0, nil
+		case syscall.EINTR:
+		default:
+			return 0, os.NewSyscallError("sendto", err)
 		}
 	}
-	return t
 }
 
-func (t *try) write(p []byte) (int, error) {
-	t.p = p
-	err := t.raw.Write(t.send)
-	t.p = nil
-	switch {
-	case err != nil:
-		return 0, err
-	case t.err == syscall.EAGAIN:
-		return 0, nil
-	case t.err != nil:
-		return 0, os.NewSyscallError("sendto", t.err)
+// unsent returns how many bytes the peer has not acknowledged, negative if that
+// is not known (SIOCOUTQ, tcp(7)).
+func unsent(fd int) int {
+	var n int32
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n))); errno != 0 {
+		return -1
 	}
-	return t.n, nil
+	return int(n)
 }
 
-func (t *try) onLeave(f func()) (err error) {
-	cerr := t.raw.Control(func(fd uintptr) { t.id, err = peers.add(int(fd), f) })
-	if cerr != nil {
-		return cerr
-	}
-	return err
-}
+func watchPeer(fd int, f func()) (id uint64, err error) { return peers.add(fd, f) }
 
-func (t *try) close() {
-	if t.id != 0 {
-		peers.remove(t.id)
-		t.id = 0
-	}
-}
+func unwatchPeer(id uint64) { peers.remove(id) }
 
 // peers notices peers that close their connections: one epoll set and one
 // goroutine for all of them, which lives while there are any.

@@ -14,10 +14,12 @@ const Supported = false
 
 func setUserTimeout(*net.TCPConn, time.Duration) {}
 
-// try is not available: clients on this system keep a goroutine each.
-type try struct{}
+func descriptor(*net.TCPConn) int { return -1 }
 
-func newTry(*net.TCPConn) *try         { return nil }
-func (*try) write([]byte) (int, error) { return 0, errors.ErrUnsupported }
-func (*try) onLeave(func()) error      { return errors.ErrUnsupported }
-func (*try) close()                    {}
+func trySend(int, []byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func unsent(int) int { return -1 }
+
+func watchPeer(int, func()) (uint64, error) { return 0, errors.ErrUnsupported }
+
+func unwatchPeer(uint64) {}
