@@ -104,7 +104,7 @@ export class Registry {
 
   // disconnect breaks the connections of an execution's viewers, or of all, as a network does: they may come back.
   disconnect(executionID) {
-    for (const client of this.#clients(executionID)) client.break();
+    for (const client of this.#clients(executionID)) client.unregister();
   }
 
   // restart is what viewers see when the server's process dies and starts again: connections break, and events, executions
@@ -131,7 +131,6 @@ class Client {
   #handle;
   #resolve;
   #isStream;
-  broken = false; // not ended, but cut: see Registry.disconnect
   error; // what the writer threw
 
   constructor(t, handle, registry, executionID, writer) {
@@ -150,11 +149,6 @@ class Client {
 
   unregister() {
     if (clients.get(this.#handle) === this) enter((core) => core.unregister(this.#handle));
-  }
-
-  break() {
-    this.broken = true;
-    this.unregister();
   }
 
   #fail(err) {

@@ -81,13 +81,13 @@ class Body {
     let early = [];
     const writer = {
       write: (bytes) => (early ? void early.push(bytes) : this.#write(bytes)),
-      end: (reason) => (early ? (early.reason = reason, early.over = true) : this.#end(reason)),
+      end: () => void (early ? (early.over = true) : this.#end()),
     };
     this.#client = register(writer);
     const queued = early;
     early = undefined;
     for (const bytes of [preamble, ...queued]) this.#write(bytes);
-    if (queued.over) this.#end(queued.reason);
+    if (queued.over) this.#end();
   }
 
   refuse(preamble) {
@@ -102,11 +102,12 @@ class Body {
     return new Promise((resolve) => (this.#room = resolve));
   }
 
-  #end(reason) {
+  // #end closes the stream whatever the reason: Chromium's EventSource does not reconnect after the error of a stream that came
+  // from a service worker, as it does after that of a connection.
+  #end() {
     if (this.#done) return;
     this.#done = true;
-    if (this.#client?.broken || reason?.code === 'ErrSlowClient') this.#controller.error(new TypeError('network error'));
-    else this.#controller.close();
+    this.#controller.close();
   }
 
   #leave() {
