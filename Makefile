@@ -2,7 +2,7 @@
 # ARGS is passed on: make run ARGS="-transport websocket"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench gobench faults
+.PHONY: help run test lint fuzz bench gobench faults wasm test-browsers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -27,3 +27,9 @@ gobench: ## run core's Go benchmarks
 
 faults: ## cut, stall, block and shut down under load, and print what was lost (some minutes)
 	go run ./examples/faults $(ARGS)
+
+wasm: ## build the npm package @execcast/wasm into wasm/dist
+	node wasm/build.mjs
+
+test-browsers: ## compare the wasm build with the native one, a million frames, and run it in every browser (some minutes)
+	@.ci/test-browsers

@@ -1,5 +1,7 @@
 //go:build js && wasm
 
+//lint:file-ignore U1000 JavaScript calls what go:wasmexport exports.
+
 // Command wasm is core for JavaScript: what package.json's module calls through
 // linear memory. It is built by build.mjs.
 //

@@ -1,5 +1,7 @@
 //go:build js && wasm
 
+//lint:file-ignore U1000 JavaScript calls what go:wasmexport exports.
+
 package main
 
 import (
