@@ -1,4 +1,4 @@
-// What is tested in every engine. A browser is { name, page(): Promise<page> }, a page { goto(url), evaluate(function, argument),
+// What is tested in every engine. A browser is { name, page(): Promise<page> }, a page { goto(url), evaluate(function),
 // close() }; functions run in the page.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
