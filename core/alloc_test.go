@@ -36,7 +36,7 @@ func TestAllocs(t *testing.T) {
 				none, one, many, two, manyInTwo)
 			require.LessOrEqual(t, none, 1.0)
 			require.LessOrEqual(t, one, 2.0)
-			require.LessOrEqual(t, many, 2.0) // so the deliveries cost nothing
+			require.LessOrEqual(t, many, 2.0)        // so the deliveries cost nothing
 			require.LessOrEqual(t, manyInTwo, two+1) // perhaps for another pump
 		})
 	}

@@ -438,11 +438,13 @@ func (v *modelViewer) End(reason error) error {
 	v.enter("End")
 	defer v.leave()
 	v.reason = reason
+	panicking := v.w.faulty && len(v.buf) > 0 && v.rng.IntN(50) == 0
 	if v.rng.IntN(4) == 0 {
+		// The checks may run meanwhile.
 		time.Sleep(time.Duration(v.rng.IntN(100)) * time.Microsecond)
 	}
 	v.ended.Store(true)
-	if v.w.faulty && len(v.buf) > 0 && v.rng.IntN(50) == 0 {
+	if panicking {
 		v.w.tally[panics].Add(1)
 		panic("end")
 	}
