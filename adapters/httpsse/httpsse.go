@@ -1,6 +1,6 @@
 // Package httpsse serves executions as Server-Sent Events over net/http, and so
 // over every framework that speaks its interfaces: the standard mux, chi, gin,
-// echo.
+// echo. Watch is the other end: it follows such a stream from a Go program.
 package httpsse
 
 import (
