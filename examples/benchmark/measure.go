@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A figure is measured for one phase of one contender: sums over the slices of
-// each round.
+// figure is what was measured of one contender in one phase: sums over the
+// slices of each round.
 type figure struct {
 	rounds []sums
 }
@@ -22,6 +22,7 @@ type sums struct {
 	stalled              bool
 	user, system         time.Duration
 	mallocs              uint64
+	slices               []float64 // CPU of each, µs a delivery
 	publish, latency     histogram
 	resident, heap       float64 // KiB a connection
 	blocked              bool
@@ -36,6 +37,9 @@ func (s *sums) add(r *result) {
 	s.user += r.Usage.User
 	s.system += r.Usage.System
 	s.mallocs += r.Usage.Mallocs
+	if r.Delivered > 0 {
+		s.slices = append(s.slices, float64((r.Usage.User+r.Usage.System).Nanoseconds())/1000/float64(r.Delivered))
+	}
 	s.blocked = s.blocked || r.Blocked
 	if r.Usage.Publish != nil {
 		s.publish.merge(r.Usage.Publish)
@@ -54,6 +58,7 @@ func (s *sums) merge(o *sums) {
 	s.user += o.user
 	s.system += o.system
 	s.mallocs += o.mallocs
+	s.slices = append(s.slices, o.slices...)
 	s.publish.merge(&o.publish)
 }
 

@@ -20,7 +20,7 @@ func report(w io.Writer, c *config, t *tally, took time.Duration) (ok bool) {
 	fmt.Fprintf(w, "%s. %d rounds of %d slices of %v, %v in all. Events of %d bytes, a flush each.\n",
 		machine(), c.rounds, c.slices, c.slice, took.Round(time.Second), eventBytes)
 	fmt.Fprintf(w, "CPU is the server's, user and system, in µs for each event delivered to a client. ÷ limit is the ratio to the\n"+
-		"write(2) loop: the median over the rounds, and the lowest and highest.\n\n")
+		"write(2) loop in the same moment. Both are medians over the rounds; in brackets the lowest and highest round.\n\n")
 
 	few, many, most := c.clients[0], c.clients[1], c.clients[2]
 	if t.any(fewOne, manyOne, mostOne) {
@@ -154,7 +154,9 @@ func median(list []float64) float64 {
 	return (list[(len(list)-1)/2] + list[len(list)/2]) / 2
 }
 
-func (s *sums) cpu() (µs float64, ok bool) { return s.per(s.user + s.system) }
+// cpu returns what a delivery costs: the median over the slices, because
+// another process may have got in the way of some.
+func (s *sums) cpu() (µs float64, ok bool) { return median(s.slices), len(s.slices) > 0 }
 
 func (s *sums) per(d time.Duration) (µs float64, ok bool) {
 	if s.delivered == 0 {
@@ -166,7 +168,8 @@ func (s *sums) per(d time.Duration) (µs float64, ok bool) {
 func cpuOf(_ int, s *sums) (float64, bool)  { return s.cpu() }
 func userOf(_ int, s *sums) (float64, bool) { return s.per(s.user) }
 
-// over returns a contender's CPU as a ratio to another's, round by round.
+// over returns a contender's CPU as a ratio to another's, round by round: the
+// median over the slices, each compared with the other's of the same moment.
 func (r *reporter) over(phase, contender, other string) []float64 {
 	return r.each(phase, contender, func(round int, s *sums) (float64, bool) {
 		f := r.t.figures[beside(phase, contender)][other]
@@ -176,9 +179,14 @@ func (r *reporter) over(phase, contender, other string) []float64 {
 		if f == nil || round >= len(f.rounds) || f.rounds[round].stalled {
 			return 0, false
 		}
-		a, okA := s.cpu()
-		b, okB := f.rounds[round].cpu()
-		return a / b, okA && okB && b > 0
+		var ratios []float64
+		others := f.rounds[round].slices
+		for i, µs := range s.slices {
+			if i < len(others) && others[i] > 0 {
+				ratios = append(ratios, µs/others[i])
+			}
+		}
+		return median(ratios), len(ratios) > 0
 	})
 }
 
