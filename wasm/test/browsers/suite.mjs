@@ -1,5 +1,5 @@
-// What is tested in every engine. A browser is { name, page(): Promise<page> }, a page { goto(url), evaluate(function),
-// close() }; functions run in the page.
+// What is tested in every engine. open returns a browser, { page(), close() }, whose pages are { goto(url), evaluate(function),
+// close() }; all of these return promises, and functions run in the page.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { classes, report } from '../compare.mjs';
@@ -95,7 +95,7 @@ export function suite(name, open) {
           const timer = setTimeout(() => note(`${line} did not come`), 30_000);
           while (!log.includes(line)) {
             await new Promise((resolve) => waiting.push(resolve));
-            if (log.includes(`${line} did not come`)) throw new Error(log.join(', '));
+            if (log.at(-1).endsWith('did not come')) throw new Error(log.join(', '));
           }
           clearTimeout(timer);
         };
@@ -160,8 +160,12 @@ export function suite(name, open) {
           const n = globalThis.fs.writeSync(fd, bytes.slice(offset, offset + length));
           queueMicrotask(() => callback(null, n));
         };
+        // There are no files: fuzz targets run with the seeds in their code, and examples, whose output goes through one, not.
+        const missing = (...args) => args.at(-1)(Object.assign(new Error('no such file'), { code: 'ENOENT' }));
+        Object.assign(globalThis.fs, { open: missing, stat: missing, lstat: missing });
+        globalThis.fs.constants.O_DIRECTORY = 0o200000;
         const go = new globalThis.Go();
-        go.argv = ['core.test', '-test.v', '-test.timeout=10m'];
+        go.argv = ['core.test', '-test.v', '-test.timeout=10m', '-test.skip=^Example'];
         let code;
         go.exit = (c) => (code = c);
         const { instance } = await WebAssembly.instantiateStreaming(fetch('/core.test.wasm'), go.importObject);
@@ -171,7 +175,7 @@ export function suite(name, open) {
       const passed = (output.match(/^--- PASS/gm) ?? []).length;
       const failed = output.match(/^ *--- FAIL.*$/gm) ?? [];
       console.log(`${name}: ${passed} of core's tests pass, ${failed.length} fail, ${(output.match(/^--- SKIP/gm) ?? []).length} are skipped`);
-      assert.equal(code, 0, `${failed.join('\n')}\n${output.slice(0, 6000)}`);
+      assert.equal(code, 0, `${failed.join('\n')}\n${output.slice(-3000)}`);
       assert.ok(passed > 20, output.slice(-3000));
       await page.close();
     });
