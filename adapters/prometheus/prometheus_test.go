@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"os"
 	"reflect"
 	"regexp"
@@ -57,7 +58,7 @@ func TestMetrics(t *testing.T) {
 		note := func(hook string) func(string) {
 			return func(id string) { theirs = append(theirs, hook+" "+id) }
 		}
-		r, metrics := New(&core.Options{MaxExecutions: 1, MaxEventBytes: 100, Hooks: core.Hooks{
+		r, metrics := New(&core.Options{MaxExecutions: 1, MaxEventBytes: 100, Heartbeat: -1, Logger: slog.New(slog.DiscardHandler), Hooks: core.Hooks{
 			FirstViewer: note("first"), LastViewer: note("last"), Finished: note("finished"),
 		}})
 		publish := func(id, data string) error {
