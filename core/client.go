@@ -87,7 +87,7 @@ func newClient(x *execution, slot int, opts *ClientOptions) *Client {
 		c.interval = min(max(0, opts.Heartbeat), 100*365*24*time.Hour)
 	}
 	if age := x.r.opts.MaxAge; age > 0 {
-		c.expireAt = x.r.clock.now() + age - rand.N(age/10+1)
+		c.expireAt = x.r.now() + age - rand.N(age/10+1)
 	}
 	l := &x.log
 	switch id, ok := parseID(opts.LastEventID); {
@@ -212,7 +212,7 @@ func (c *Client) next() (t task) {
 	if t.req != nil && t.req.when == now {
 		return task{ended: true, why: t.req.reason}
 	}
-	if c.expireAt != 0 && x.r.clock.now() >= c.expireAt {
+	if c.expireAt != 0 && x.r.now() >= c.expireAt {
 		return task{ended: true, why: ErrMaxAge}
 	}
 	x.mu.Lock()

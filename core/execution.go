@@ -32,16 +32,16 @@ type execution struct {
 	forgotten bool
 	waiting   int           // clients Close waits for
 	since     time.Duration // of the last publish, the last leaving, or the sealing
-	expiry    timer
+	expiry    *time.Timer
 	inList    *list.Element // in Registry.finished
 }
 
 // newExecution makes an execution. r.mu is held.
 func newExecution(r *Registry, id string) *execution {
-	x := &execution{r: r, id: strings.Clone(id), drained: make(chan struct{}), since: r.clock.now()}
+	x := &execution{r: r, id: strings.Clone(id), drained: make(chan struct{}), since: r.now()}
 	x.log = log{floor: r.lastID, maxEvents: r.opts.MaxEvents, maxBytes: r.opts.MaxBytes}
 	if r.opts.Idle > 0 {
-		x.expiry = r.clock.afterFunc(r.opts.Idle, x.expire)
+		x.expiry = time.AfterFunc(r.opts.Idle, x.expire)
 	}
 	return x
 }
@@ -90,7 +90,7 @@ func (x *execution) publish(id uint64, e Event) []*lane {
 		rec.size += room // the data has stayed behind
 	}
 	x.change(func() { x.log.append(rec) })
-	x.since = x.r.clock.now()
+	x.since = x.r.now()
 	x.version.Add(1)
 	if x.r.opts.Hooks.Published != nil {
 		x.hookPublished(rec)
@@ -185,7 +185,7 @@ func (x *execution) leave(c *Client, reason error) {
 	}
 	if len(x.clients) == 0 {
 		x.clients = nil
-		now := r.clock.now()
+		now := r.now()
 		if !x.forgotten {
 			x.hookLastViewer()
 		}
@@ -210,7 +210,7 @@ func (x *execution) seal() bool {
 	}
 	x.sealed = true
 	x.version.Add(1)
-	x.since = x.r.clock.now()
+	x.since = x.r.now()
 	x.waiting = len(x.clients)
 	for _, c := range x.clients {
 		c.awaited = true
@@ -227,7 +227,7 @@ func (x *execution) seal() bool {
 		x.forget()
 	case retention == 0: // with the last client
 	case x.expiry == nil:
-		x.expiry = x.r.clock.afterFunc(retention, x.expire)
+		x.expiry = time.AfterFunc(retention, x.expire)
 	default:
 		x.expiry.Reset(retention)
 	}
@@ -268,7 +268,7 @@ func (x *execution) expire() {
 	if x.sealed {
 		after = r.opts.Retention
 	}
-	switch left := x.since + after - r.clock.now(); {
+	switch left := x.since + after - r.now(); {
 	case left > 0:
 		x.expiry.Reset(left)
 	case len(x.clients) == 0:

@@ -69,7 +69,7 @@ type lane struct {
 
 	// Of the pump that runs it.
 	members []*Client
-	timer   timer
+	timer   *time.Timer
 	tickAt  time.Duration // when the timer fires, 0 if it is not set
 }
 
@@ -151,7 +151,7 @@ func (l *lane) run() {
 
 	r := round{lane: l}
 	if tick || len(arrivals) > 0 {
-		r.now = l.x.r.clock.now()
+		r.now = l.x.r.now()
 	}
 	for _, c := range arrivals {
 		c.home, c.place = true, len(l.members)
@@ -319,7 +319,7 @@ func (l *lane) fireAt(due, now time.Duration) {
 	}
 	l.tickAt = due
 	if l.timer == nil {
-		l.timer = l.x.r.clock.afterFunc(due-now, func() {
+		l.timer = time.AfterFunc(due-now, func() {
 			l.tick.Store(true)
 			l.schedule()
 		})

@@ -19,7 +19,7 @@ type Registry struct {
 	opts     Options
 	hooked   bool // some hook is set
 	hooks    hooks
-	clock    clock
+	start    time.Time // what now counts from
 	pumps    pumps
 	bytes    atomic.Int64 // retained by all logs
 	counters counters
@@ -41,18 +41,15 @@ type Registry struct {
 // New returns a registry. It starts nothing and needs no closing; Shutdown is
 // for servers that end while clients are connected.
 func New(opts *Options) *Registry {
-	return newRegistry(opts, systemClock{time.Now()})
-}
-
-func newRegistry(opts *Options, c clock) *Registry {
+	start := time.Now()
 	r := &Registry{
 		opts:       opts.withDefaults(),
-		clock:      c,
+		start:      start,
 		executions: map[string]*execution{},
 		empty:      make(chan struct{}),
 		// IDs begin with the clock, in microseconds, so that they rise across
 		// restarts as well.
-		lastID: uint64(c.unix() / time.Microsecond),
+		lastID: uint64(start.UnixMicro()),
 	}
 	h := &r.opts.Hooks
 	r.hooks.queues = map[string]*hookQueue{}
@@ -61,6 +58,9 @@ func newRegistry(opts *Options, c clock) *Registry {
 	r.pumps.max = runtime.GOMAXPROCS(0)
 	return r
 }
+
+// now returns the time since the registry was made, which never goes back.
+func (r *Registry) now() time.Duration { return time.Since(r.start) }
 
 // Heartbeat returns the interval at which clients get heartbeats, 0 for never,
 // unless ClientOptions say otherwise. Adapters derive from it how long a peer
@@ -367,13 +367,13 @@ func (r *Registry) endSpread(ctx context.Context, clients []*Client) {
 	if deadline, ok := ctx.Deadline(); ok {
 		window = min(window, time.Until(deadline)/2)
 	}
-	start := r.clock.now()
+	start := r.now()
 	tick := make(chan struct{}, 1)
-	timer := r.clock.afterFunc(time.Hour, func() { tick <- struct{}{} })
+	timer := time.AfterFunc(time.Hour, func() { tick <- struct{}{} })
 	defer timer.Stop()
 	for i, c := range clients {
 		due := window * time.Duration(i) / time.Duration(len(clients))
-		if wait := due - (r.clock.now() - start); wait > 0 {
+		if wait := due - (r.now() - start); wait > 0 {
 			timer.Reset(max(wait, step))
 			select {
 			case <-tick:

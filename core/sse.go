@@ -7,7 +7,6 @@ import (
 	"io"
 	"iter"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -92,14 +91,22 @@ func (f *Frame) check() error {
 }
 
 func badLine(s string) string {
+	ascii := true
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\r' || c == '\n':
+			return "has a line break"
+		case c == 0:
+			return "has a NUL"
+		case c >= utf8.RuneSelf:
+			ascii = false
+		}
+	}
 	switch {
-	case strings.ContainsAny(s, "\r\n"):
-		return "has a line break"
-	case strings.IndexByte(s, 0) >= 0:
-		return "has a NUL"
-	case strings.HasPrefix(s, " ") || strings.HasSuffix(s, " "):
+	case s == "":
+	case s[0] == ' ' || s[len(s)-1] == ' ':
 		return "begins or ends with a space"
-	case !utf8.ValidString(s):
+	case !ascii && !utf8.ValidString(s):
 		return "is not valid UTF-8"
 	}
 	return ""
@@ -135,18 +142,36 @@ func appendLines[T string | []byte](dst []byte, prefix string, s T) []byte {
 
 // cutLine splits s behind its first line, which CR, LF or CRLF may end.
 func cutLine[T string | []byte](s T) (line, rest T, more bool) {
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '\n':
-			return s[:i], s[i+1:], true
-		case '\r':
-			if i+1 < len(s) && s[i+1] == '\n' {
-				return s[:i], s[i+2:], true
-			}
-			return s[:i], s[i+1:], true
+	i := lineBreak(s)
+	switch {
+	case i < 0:
+		return s, s[len(s):], false
+	case s[i] == '\r' && i+1 < len(s) && s[i+1] == '\n':
+		return s[:i], s[i+2:], true
+	}
+	return s[:i], s[i+1:], true
+}
+
+// lineBreak returns the index of the first CR or LF in s, or -1. It looks at
+// eight bytes at a time: a byte of v-ones&^v has its high bit set if that of v
+// is zero (the lowest such is exact, and that is all that is asked here).
+func lineBreak[T string | []byte](s T) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(s); i += 8 {
+		v := uint64(s[i]) | uint64(s[i+1])<<8 | uint64(s[i+2])<<16 | uint64(s[i+3])<<24 |
+			uint64(s[i+4])<<32 | uint64(s[i+5])<<40 | uint64(s[i+6])<<48 | uint64(s[i+7])<<56
+		lf, cr := v^(ones*'\n'), v^(ones*'\r')
+		if ((lf-ones)&^lf|(cr-ones)&^cr)&highs != 0 {
+			break
 		}
 	}
-	return s, s[len(s):], false
+	for ; i < len(s); i++ {
+		if s[i] == '\n' || s[i] == '\r' {
+			return i
+		}
+	}
+	return -1
 }
 
 type sseEncoder struct{}
