@@ -215,6 +215,28 @@ func TestMaxEvents(t *testing.T) {
 	})
 }
 
+// A key leaves nothing behind, not even room in the map: a Go map never gives
+// it back.
+func TestKeysLeaveNothingBehind(t *testing.T) {
+	r := New(&Options{MaxEvents: 5000, MaxBytes: -1})
+	for i := range 5000 {
+		_, err := r.Publish(t.Context(), "x", Event{Key: "key " + strconv.Itoa(i)})
+		require.NoError(t, err)
+	}
+	l := &r.lookup("x").log
+	require.Equal(t, 5000, l.keyMax)
+	for range 4999 {
+		publish(t, r, "x", "a")
+	}
+	require.Len(t, l.keys, 1)
+	require.LessOrEqual(t, l.keyMax, 5000/4)
+	require.NoError(t, l.invariants())
+	_, err := r.Publish(t.Context(), "x", Event{Key: "key 4999"}) // the map made anew still knows it
+	require.NoError(t, err)
+	require.NoError(t, l.invariants())
+	require.EqualValues(t, 4999, r.Stats().Evicted)
+}
+
 func TestMaxBytes(t *testing.T) {
 	eachMode(t, func(t *testing.T, follow follow) {
 		const limit = 100_000

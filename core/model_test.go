@@ -306,12 +306,13 @@ type modelViewer struct {
 	json    bool
 	started bool // given to Start
 
-	busy   atomic.Int32
-	stall  atomic.Pointer[chan struct{}] // its connection is full until this is closed
-	fault  atomic.Int32                  // what the next write does
-	cutOff atomic.Bool                   // unregistered, or its context cancelled
-	ended  atomic.Bool
-	cancel context.CancelFunc
+	busy    atomic.Int32
+	stall   atomic.Pointer[chan struct{}] // its connection is full until this is closed
+	fault   atomic.Int32                  // what the next write does
+	serving atomic.Bool                   // given to Serve
+	cutOff  atomic.Bool                   // unregistered, or its context cancelled
+	ended   atomic.Bool
+	cancel  context.CancelFunc
 
 	// The owner's.
 	buf    []byte
@@ -640,6 +641,8 @@ func (run *modelRun) register(rng *rand.Rand) {
 	}
 	v := &modelViewer{w: w, run: run, life: l, lastID: run.resumeFrom(rng), json: rng.IntN(5) == 0}
 	v.rng = rand.New(rand.NewPCG(rng.Uint64(), 0))
+	ctx, cancel := context.WithCancel(context.Background())
+	v.cancel = cancel
 	opts := ClientOptions{LastEventID: v.lastID}
 	if v.json {
 		opts.Encoder = lines
@@ -670,6 +673,7 @@ func (run *modelRun) register(rng *rand.Rand) {
 		w.fail("Register with %q: %v", v.lastID, err)
 	}
 	if err != nil {
+		cancel()
 		return
 	}
 	w.tally[registered].Add(1)
@@ -687,18 +691,16 @@ func (run *modelRun) register(rng *rand.Rand) {
 		c.Start(v)
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	v.cancel = sync.OnceFunc(cancel)
 	if rng.IntN(30) == 0 {
 		v.cutOff.Store(true)
-		v.cancel()
+		cancel()
 	}
-	serve := func() {
+	v.serving.Store(true)
+	go func() {
+		defer cancel()
 		v.served = c.Serve(ctx, v)
 		v.returned = true
-		v.cancel()
-	}
-	go serve()
+	}()
 }
 
 // start places the viewer where its Last-Event-ID says.
@@ -737,9 +739,9 @@ func (v *modelViewer) strike(rng *rand.Rand) {
 		v.release()
 	case n < 18:
 		v.cutOff.Store(true)
-		v.c.Unregister()
-		if n == 17 {
-			v.release()
+		v.cancel() // which only Serve knows of
+		if n == 17 || !v.serving.Load() {
+			v.c.Unregister()
 		}
 	case n < 19 && v.w.faulty:
 		v.fault.Store(1 + rng.Int32N(3))
@@ -1047,7 +1049,7 @@ func (v *modelViewer) check() {
 	if !v.ended.Load() {
 		if v.stall.Load() == nil {
 			switch {
-			case l.closing.Load() || l.gone.Load():
+			case l.closing.Load() || l.gone.Load() || v.cutOff.Load():
 				v.fail("has not ended")
 			case v.mustGap:
 				v.fail("has not been told of a gap")

@@ -116,23 +116,42 @@ func TestRoundOfDifferentClients(t *testing.T) {
 	})
 }
 
-// What was delivered has been counted when Close returns.
-func TestDeliveredWhenCloseReturns(t *testing.T) {
-	rounds := 500
-	if small {
-		rounds = 50
-	}
-	for range rounds {
-		r := New(&Options{Heartbeat: -1})
+// drowsy takes its time for TryWrite, which a pump is held up by.
+type drowsy struct{ *viewer }
+
+func (d drowsy) TryWrite(p []byte) (int, error) {
+	time.Sleep(time.Second)
+	return d.viewer.TryWrite(p)
+}
+
+// What a client was delivered has been counted when it leaves, also if the pump
+// still has others to write to.
+func TestDeliveredBeforeLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var r *Registry
+		left := 0
+		r = New(&Options{Heartbeat: -1, Hooks: Hooks{Left: func(string, error) {
+			left++
+			if n := r.Stats().Delivered; n < uint64(left) {
+				t.Errorf("%d have left, %d events were delivered", left, n)
+			}
+		}}})
 		for range 3 {
 			c, err := r.Register("x", nil)
 			require.NoError(t, err)
-			c.Start(newViewer())
+			c.Start(drowsy{newViewer()})
 		}
+		synctest.Wait()
+		release := r.hold()
 		publish(t, r, "x", "a")
-		require.NoError(t, r.Close(t.Context(), "x"))
+		closed := result(func() error { return r.Close(context.Background(), "x") })
+		pending(t, closed)
+		release()
+		require.NoError(t, <-closed)
+		synctest.Wait()
+		require.Equal(t, 3, left)
 		require.EqualValues(t, 3, r.Stats().Delivered)
-	}
+	})
 }
 
 // An execution with many clients has several lanes, and they are filled alike.
