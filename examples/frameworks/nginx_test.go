@@ -68,6 +68,7 @@ http {
 		location / {
 			proxy_pass http://%[1]s;
 			proxy_http_version 1.1;
+			proxy_set_header Host $http_host;
 			proxy_set_header Connection "";
 		}
 	}
@@ -246,7 +247,8 @@ func TestNginx(t *testing.T) {
 		id, err := o.start()
 		require.NoError(t, err)
 		dialer := websocket.Dialer{NetDialContext: client.Transport.(*http.Transport).DialContext}
-		ws, _, err := dialer.DialContext(ctx, "ws://example.com/api/executions/"+id+"/events", nil)
+		ws, _, err := dialer.DialContext(ctx, "ws://example.com/api/executions/"+id+"/events",
+			http.Header{"Origin": {"http://example.com"}}) // as the pages of the host nginx serves
 		require.NoError(t, err)
 		defer ws.Close()
 		next := func() (event string) {
