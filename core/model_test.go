@@ -842,16 +842,16 @@ func (w *world) check() {
 	synctest.Wait()
 	// What a timer starts later comes after this: the race detector cannot know.
 	defer func() {
-		w.r.mu.Lock()
-		for _, x := range w.r.executions {
-			x.mu.Lock()
-			x.mu.Unlock()
+		pass := func(mu *sync.Mutex) {
+			mu.Lock()
+			defer mu.Unlock()
 		}
-		w.r.mu.Unlock()
-		w.r.hooks.mu.Lock()
-		w.r.hooks.mu.Unlock()
-		w.r.pumps.mu.Lock()
-		w.r.pumps.mu.Unlock()
+		for _, x := range w.r.executions {
+			pass(&x.mu)
+		}
+		pass(&w.r.mu)
+		pass(&w.r.hooks.mu)
+		pass(&w.r.pumps.mu)
 	}()
 	clients, writing := 0, false
 	for _, run := range w.runs {

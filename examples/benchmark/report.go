@@ -165,8 +165,7 @@ func (s *sums) per(d time.Duration) (µs float64, ok bool) {
 	return float64(d.Nanoseconds()) / 1000 / float64(s.delivered), true
 }
 
-func cpuOf(_ int, s *sums) (float64, bool)  { return s.cpu() }
-func userOf(_ int, s *sums) (float64, bool) { return s.per(s.user) }
+func cpuOf(_ int, s *sums) (float64, bool) { return s.cpu() }
 
 // over returns a contender's CPU as a ratio to another's, round by round: the
 // median over the slices, each compared with the other's of the same moment.
