@@ -625,3 +625,21 @@ func TestDecodeDataIsTheCallers(t *testing.T) {
 		require.Equal(t, "abc", string(data))
 	}
 }
+
+// Line breaks are found eight bytes at a time: at every place, beside every
+// byte.
+func TestLineBreak(t *testing.T) {
+	for n := range 20 {
+		for at := range n {
+			for beside := range 256 {
+				for _, end := range []byte{'\r', '\n'} {
+					p := bytes.Repeat([]byte{byte(beside)}, n)
+					p[at] = end
+					if lineBreak(p) != bytes.IndexAny(p, "\r\n") {
+						require.Fail(t, "wrong", "%q: %d", p, lineBreak(p))
+					}
+				}
+			}
+		}
+	}
+}
