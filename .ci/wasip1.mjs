@@ -5,9 +5,10 @@ import { WASI } from 'node:wasi';
 const [program, ...args] = process.argv.slice(2);
 const wasi = new WASI({
   version: 'preview1',
+  returnOnExit: false, // returning from proc_exit can crash Node 20
   args: [program, ...args],
   env: { ...process.env, PWD: process.cwd() }, // Go learns its working directory from PWD
   preopens: { '/': '/' },
 });
 const module = await WebAssembly.compile(await readFile(program));
-process.exitCode = wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject()));
+wasi.start(await WebAssembly.instantiate(module, wasi.getImportObject()));

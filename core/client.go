@@ -159,7 +159,7 @@ func (c *Client) own(w Writer) error {
 		if req := c.request.Load(); c.state.Load() == abandoned && req != nil {
 			err = req.reason
 		}
-		end(w, err)
+		c.report(end(w, err))
 		return err
 	}
 	c.w = w

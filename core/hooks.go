@@ -74,22 +74,36 @@ func (x *execution) runHooks() {
 	}
 	h := &x.r.hooks
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	q := h.queues[x.id]
 	if q == nil || q.running {
+		h.mu.Unlock()
 		return
 	}
 	q.running = true
-	for len(q.calls) > 0 {
+	h.mu.Unlock()
+	done := false
+	defer func() {
+		if !done { // a hook has called runtime.Goexit
+			h.mu.Lock()
+			q.running = false
+			h.mu.Unlock()
+		}
+	}()
+	for {
+		h.mu.Lock()
 		calls := q.calls
 		q.calls = nil
+		if done = len(calls) == 0; done {
+			delete(h.queues, x.id)
+		}
 		h.mu.Unlock()
+		if done {
+			return
+		}
 		for _, call := range calls {
 			x.r.guard(call)
 		}
-		h.mu.Lock()
 	}
-	delete(h.queues, x.id)
 }
 
 // guard calls a hook. One that panics is logged and counted: it may run in a

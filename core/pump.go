@@ -299,6 +299,9 @@ func (l *lane) expect(c *Client, now time.Duration) {
 	if c.beatAt == 0 && c.interval > 0 {
 		c.beatAt = now + c.interval
 	}
+	if c.expireAt != 0 && c.expireAt <= now {
+		c.beat.Store(true) // due does not come back to it
+	}
 	l.fireAt(c.due(now), now)
 }
 

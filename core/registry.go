@@ -167,7 +167,7 @@ func (r *Registry) register(executionID string, opts *ClientOptions) (*Client, e
 	if enc == nil {
 		enc = SSE
 	}
-	if !reflect.TypeOf(enc).Comparable() {
+	if !reflect.ValueOf(enc).Comparable() {
 		return nil, fmt.Errorf("%w: %T is not comparable", ErrEncoder, enc)
 	}
 	r.mu.Lock()

@@ -13,7 +13,7 @@ type Stats struct {
 	Bytes      int64 // retained now, as MaxTotalBytes counts them
 
 	Published uint64 // events published
-	Delivered uint64 // events accepted by a connection, added up over clients
+	Delivered uint64 // events written to connections, added up over clients; a batch that is cut off counts whole
 	Gaps      uint64 // gaps announced
 	Slow      uint64 // clients ended with ErrSlowClient
 	Evicted   uint64 // events dropped because of MaxEvents, MaxBytes or MaxTotalBytes
