@@ -305,14 +305,14 @@ func (l *load) counted() (events, lost, disorder int64) {
 // viewers have these.
 func (l *load) flight(o *order) (r result, err error) {
 	seq := l.highest()
-	step := func() (bool, error) {
-		seq += int64(o.Window)
+	step := func(window int) (bool, error) {
+		seq += int64(window)
 		l.aim(seq)
-		l.send(cmdPublish, o.Window)
+		l.send(cmdPublish, window)
 		return l.await()
 	}
 	for range 2 { // warm the caches
-		if complete, err := step(); err != nil || !complete {
+		if complete, err := step(1); err != nil || !complete {
 			r.Stalled = true
 			return r, err
 		}
@@ -320,7 +320,7 @@ func (l *load) flight(o *order) (r result, err error) {
 	events, lost, disorder := l.counted()
 	l.send(cmdStart, o.Profile)
 	for end := time.Now().Add(o.For); time.Now().Before(end); {
-		complete, err := step()
+		complete, err := step(o.Window)
 		if err != nil {
 			return r, err
 		}
