@@ -60,4 +60,6 @@ func TestGoexitInHook(t *testing.T) {
 	done := make(chan int)
 	go func() { defer close(done); r.Publish(t.Context(), "x", Event{}) }()
 	<-done
+	require.Empty(t, r.hooks.queues)
+	require.Zero(t, r.hooks.queued.Load())
 }

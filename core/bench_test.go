@@ -112,6 +112,34 @@ func BenchmarkPublish(b *testing.B) {
 	})
 }
 
+// BenchmarkHooks is what hooks add to a publish: those that are seldom called,
+// and those that are called each time.
+func BenchmarkHooks(b *testing.B) {
+	nothing := func(string) {}
+	for _, bench := range []struct {
+		name  string
+		hooks Hooks
+	}{
+		{"none", Hooks{}},
+		{"viewers", Hooks{FirstViewer: nothing, LastViewer: nothing, Finished: nothing}},
+		{"published", Hooks{Published: func(string, Event) {}}},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			r := New(&Options{Hooks: bench.hooks})
+			var n atomic.Int64
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				id := fmt.Sprint(n.Add(1))
+				for pb.Next() {
+					if _, err := r.Publish(context.Background(), id, Event{Type: "task-output", Data: benchmarkData}); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
 func BenchmarkEncode(b *testing.B) {
 	for name, enc := range map[string]Encoder{"SSE": SSE, "JSON": JSON} {
 		for what, data := range map[string][]byte{"object": benchmarkData, "text": []byte("two lines\nof text that is no JSON, as long as the other one, so that they can be compared")} {

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// Client is one viewer's place in an execution: a position in its log and,
-// once served, a connection. It has one owner at a time, who alone touches its
-// position and its writer: the goroutine in Serve, the lane it was given to by
-// Start, or the goroutine that lane lends it to while its connection is full.
-// Everybody else leaves a request and wakes the owner.
+// Client is one viewer's place in an execution, or in several: a position in
+// its log and, once served, a connection. It has one owner at a time, who alone
+// touches its position and its writer: the goroutine in Serve, the lane it was
+// given to by Start, or the goroutine that lane lends it to while its
+// connection is full. Everybody else leaves a request and wakes the owner.
 type Client struct {
 	// What each delivery by a shared pump touches stands together: with many
 	// clients, fetching it from memory is what a delivery costs.
@@ -37,7 +37,9 @@ type Client struct {
 	beatAt time.Duration // when the next heartbeat is due
 
 	// Set once.
-	x        *execution
+	x        *execution // of no ID, and unknown to the registry, if c follows several
+	part     *part      // if c stands for one execution of another client
+	merge    *merge     // if c follows several
 	lane     *lane
 	slot     int           // encoder
 	expireAt time.Duration // when MaxAge is reached, 0 for never
@@ -95,7 +97,7 @@ func newClient(x *execution, slot int, opts *ClientOptions) *Client {
 		c.pos = l.floor
 	case opts.LastEventID == "":
 		c.missed = missed{any: true, all: true}
-	case ok && id <= x.r.lastID:
+	case ok && id <= x.lastID() && id >= x.first:
 		c.pos, c.seen, c.seq = id, id, -1 // a loss shows as a position below the floor
 		if id >= l.floor {
 			c.seq = int64(l.lost) + int64(l.after(id))
@@ -134,7 +136,7 @@ func (c *Client) Serve(ctx context.Context, w Writer) error {
 	c.wake = make(chan struct{}, 1)
 	stop := context.AfterFunc(ctx, func() { c.end(context.Cause(ctx), now) })
 	defer stop()
-	c.lane.arrive(c)
+	c.arrive()
 	reason, _ := c.run()
 	c.gone.Store(true)
 	c.lane.poke(c)
@@ -149,6 +151,18 @@ func (c *Client) Start(w TryWriter) {
 		return
 	}
 	c.try = w
+	c.arrive()
+}
+
+// arrive gives c to its lane, after its parts to theirs.
+func (c *Client) arrive() {
+	if c.merge != nil {
+		for _, p := range c.merge.parts {
+			if !p.left {
+				p.lane.arrive(p.Client)
+			}
+		}
+	}
 	c.lane.arrive(c)
 }
 
@@ -175,6 +189,7 @@ func (c *Client) Unregister() { c.end(ErrUnregistered, now) }
 // end asks for the client's end. The first reason counts, but one that asks
 // for it now overrides one that does not.
 func (c *Client) end(reason error, when when) {
+	c = c.connected()
 	req := &request{reason, when}
 	for {
 		old := c.request.Load()
@@ -186,10 +201,19 @@ func (c *Client) end(reason error, when when) {
 		}
 	}
 	if when == now && c.state.CompareAndSwap(fresh, abandoned) {
-		c.x.leave(c, reason)
+		c.leave(reason)
 		return
 	}
 	c.lane.poke(c)
+}
+
+// connected returns the client that has c's connection: c, or what it is a
+// part of.
+func (c *Client) connected() *Client {
+	if c.part != nil {
+		return c.part.whole
+	}
+	return c
 }
 
 // task is the next thing to do for a client.
@@ -215,6 +239,9 @@ func (c *Client) next() (t task) {
 	if c.expireAt != 0 && x.r.now() >= c.expireAt {
 		return task{ended: true, why: ErrMaxAge}
 	}
+	if c.merge != nil {
+		return c.merge.next(c, t)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t.v = x.version.Load()
@@ -225,7 +252,7 @@ func (c *Client) next() (t task) {
 	switch {
 	case t.events > 0:
 	case x.sealed:
-		t.p = x.r.encoders[c.slot].AppendEvent(nil, Event{Type: TypeEnd, Data: emptyObject})
+		t.p = x.encoder(c.slot).AppendEvent(nil, Event{Type: TypeEnd, Data: emptyObject})
 		c.said = true
 	case t.req != nil:
 		t.ended, t.why = true, t.req.reason
@@ -244,18 +271,18 @@ func (c *Client) gap() (t task) {
 	l := &x.log
 	from, count := c.seen, int64(-1)
 	switch {
-	case c.missed.all:
+	case c.missed.all && !l.unsure:
 		count = int64(l.lost)
 	case c.missed.any:
 		from = c.missed.from
-	case c.seq >= 0 && !l.killed:
+	case c.seq >= 0 && !l.killed && !l.unsure:
 		count = int64(l.lost) - c.seq
 	}
 	if c.started && x.r.opts.Lag == LagDisconnect {
 		return task{ended: true, why: ErrSlowClient}
 	}
 	data := appendGap(nil, from, l.floor, count)
-	t.p = x.r.encoders[c.slot].AppendEvent(nil, Event{Type: TypeGap, Data: data})
+	t.p = x.encoder(c.slot).AppendEvent(nil, Event{Type: TypeGap, Data: data})
 	t.to, t.seq = l.floor, int64(l.lost)
 	c.missed = missed{}
 	x.r.counters.gaps.Add(1)
@@ -284,6 +311,9 @@ func (c *Client) wrote(b *batch) {
 		c.pos, c.seq = b.to, b.seq
 	}
 	c.started = true
+	if b.of != nil {
+		b.of.wrote()
+	}
 }
 
 // run serves c from the calling goroutine until it ends, or, if c belongs to a
@@ -315,7 +345,8 @@ func (x *execution) delivered(events, bytes int) {
 	if events > 0 {
 		x.r.counters.delivered.Add(uint64(events))
 	}
-	if f := x.r.opts.Hooks.Delivered; f != nil {
+	x.r.counters.deliveredBytes.Add(uint64(bytes))
+	if f := x.r.opts.Hooks.Delivered; f != nil && x.id != "" { // see merge.wrote
 		x.hook(func() { f(x.id, events, bytes) })
 	}
 	x.runHooks()
@@ -349,17 +380,34 @@ func (c *Client) finish(reason error) {
 	if errors.Is(reason, ErrSlowClient) {
 		r.counters.slow.Add(1)
 		if f := r.opts.Hooks.Slow; f != nil {
-			c.x.hook(func() { f(c.x.id) })
+			if c.merge == nil {
+				c.x.hook(func() { f(c.x.id) })
+			} else {
+				c.merge.slow(f)
+			}
 		}
 	}
-	c.x.leave(c, reason)
+	c.leave(reason)
+}
+
+// leave removes c, whose connection has been let go.
+func (c *Client) leave(reason error) {
+	if c.merge != nil {
+		c.merge.leave(reason)
+		return
+	}
+	c.x.leave(c, reason, true)
 }
 
 // report logs an error of an adapter that nobody else would see.
 func (c *Client) report(err error) {
 	var p *panicError
 	if errors.As(err, &p) {
+		x := c.x
+		if c.merge != nil {
+			x = c.merge.parts[0].x
+		}
 		c.x.r.counters.panics.Add(1)
-		c.x.r.opts.Logger.Error("execcast: writer panicked", "execution", c.x.id, "panic", p.value, "stack", string(p.stack))
+		c.x.r.opts.Logger.Error("execcast: writer panicked", "execution", x.id, "panic", p.value, "stack", string(p.stack))
 	}
 }

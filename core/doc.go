@@ -13,7 +13,11 @@
 // log of events, and the log is the queue: a [Client] owns nothing but a
 // position in it. Resuming after a Last-Event-ID, joining late and lagging
 // behind are therefore one mechanism. An [Encoder] turns an event into bytes,
-// once for all clients that share it. A [Writer] is a client's connection.
+// once for all clients that share it. A [Writer] is a client's connection. A
+// [Backplane] is a log that the registries of several nodes share.
+//
+// A client follows one execution ([Registry.Register]) or several over one
+// connection ([Registry.RegisterAll]), with the same promises.
 //
 // # What is promised
 //

@@ -12,6 +12,9 @@ var (
 	// ErrExecutionID: an execution ID is empty, longer than 256 bytes, not
 	// UTF-8, or has control characters.
 	ErrExecutionID = errors.New("execcast: invalid execution ID")
+	// ErrExecutionIDs: a client wants to follow no execution at all, or more
+	// than 1,000 at once.
+	ErrExecutionIDs = errors.New("execcast: no execution, or too many, for one client")
 	// ErrEventType: an event type has a line break, NUL, other control
 	// character or outer space, is not UTF-8, or is longer than 256 bytes.
 	ErrEventType = errors.New("execcast: invalid event type")
@@ -22,8 +25,12 @@ var (
 	ErrEventKey = errors.New("execcast: invalid event key")
 	// ErrEventData: an event's data is not UTF-8.
 	ErrEventData = errors.New("execcast: event data is not valid UTF-8")
-	// ErrEventID: an event given to Publish already has an ID.
+	// ErrEventID: an event given to Publish already has an ID, or names an
+	// execution.
 	ErrEventID = errors.New("execcast: event already has an ID")
+	// ErrTraceparent: an event's traceparent is not one of W3C Trace Context,
+	// version 00.
+	ErrTraceparent = errors.New("execcast: invalid traceparent")
 	// ErrEventTooLarge: an event's data is larger than Options.MaxEventBytes.
 	ErrEventTooLarge = errors.New("execcast: event too large")
 
@@ -36,6 +43,13 @@ var (
 	// ErrShutdown: the registry is shutting down or has shut down.
 	ErrShutdown = errors.New("execcast: shutting down")
 
+	// ErrConflict: the execution's last event is not the one that Event.After
+	// names.
+	ErrConflict = errors.New("execcast: not the execution's last event")
+	// ErrUnavailable: the backplane cannot be reached. Of Publish and Close,
+	// it leaves open whether the event was stored; Event.After tells.
+	ErrUnavailable = errors.New("execcast: backplane unavailable")
+
 	// ErrTooManyExecutions: Options.MaxExecutions is reached.
 	ErrTooManyExecutions = errors.New("execcast: too many executions")
 	// ErrTooManyClients: Options.MaxClients is reached.
@@ -43,7 +57,8 @@ var (
 	// ErrTooManyExecutionClients: Options.MaxExecutionClients is reached.
 	ErrTooManyExecutionClients = errors.New("execcast: too many clients of one execution")
 	// ErrEncoder: a registry serves at most four different encoders, and only
-	// comparable ones.
+	// comparable ones. One that serves clients of one execution and clients of
+	// several counts twice.
 	ErrEncoder = errors.New("execcast: unusable encoder")
 
 	// ErrUnauthorized, ErrForbidden and ErrNotFound are for an adapter's

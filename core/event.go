@@ -14,6 +14,9 @@ type Event struct {
 	// over all executions of a registry, are not contiguous, and stay below
 	// 2^53, so that JavaScript can hold them as numbers.
 	ID uint64
+	// ExecutionID is for encoders: it names the execution in streams of
+	// several, and is empty in streams of one, as it must be for Publish.
+	ExecutionID string
 	// Type is the SSE "event" field: one line, at most 256 bytes. "" reads as
 	// "message". The types of the in-band signals below are refused, and so
 	// are open and error, which EventSource uses for itself.
@@ -24,6 +27,15 @@ type Event struct {
 	// execution with the same key: clients that have not been sent that one
 	// yet may never be. At most 256 bytes; it is not sent.
 	Key string
+	// Traceparent is the trace the event belongs to, as W3C Trace Context
+	// writes it: "00-", trace ID, "-", span ID, "-", flags, in lower-case
+	// hexadecimal. "" is none, and leaves it to Options.Traceparent.
+	Traceparent string
+	// After, if not nil, is a fence: Publish appends the event only if this is
+	// the ID of the execution's last one, 0 meaning that there is none, and
+	// returns ErrConflict otherwise. With it a second orchestrator of the same
+	// execution, or a retry of what has been stored already, does no harm.
+	After *uint64
 }
 
 // Types of the events a registry itself sends in-band, without an ID.
@@ -32,7 +44,9 @@ const (
 	// "from", the last ID the viewer has (absent if it has none); "to", the
 	// last ID that is gone; "count", how many events that is, where known.
 	TypeGap = "stream-gap"
-	// TypeEnd is the last event of a finished execution. Its data is {}.
+	// TypeEnd is the last event of a finished execution. Its data is {}. In a
+	// stream of several executions, one more that names none of them is the
+	// stream's last event.
 	TypeEnd = "stream-end"
 	// TypeHeartbeat is sent with each heartbeat if Options.HeartbeatEvents is
 	// set. Its data is {}.
@@ -64,6 +78,9 @@ func (e *Event) check(maxBytes int) error {
 	if e.ID != 0 {
 		return fmt.Errorf("%w: %d", ErrEventID, e.ID)
 	}
+	if e.ExecutionID != "" {
+		return fmt.Errorf("%w: execution %q", ErrEventID, e.ExecutionID)
+	}
 	if err := checkType(e.Type); err != nil {
 		return err
 	}
@@ -78,6 +95,9 @@ func (e *Event) check(maxBytes int) error {
 	}
 	if !utf8.Valid(e.Data) {
 		return ErrEventData
+	}
+	if e.Traceparent != "" && !isTraceparent(e.Traceparent) {
+		return fmt.Errorf("%w: %.100q", ErrTraceparent, e.Traceparent)
 	}
 	return nil
 }

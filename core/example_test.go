@@ -118,6 +118,38 @@ func ExampleRegistry_Register() {
 	// execcast: execution finished
 }
 
+// One connection follows several executions, and resumes them from one ID. Each
+// event says which it belongs to; the last stream-end names none.
+func ExampleRegistry_RegisterAll() {
+	r := core.New(nil)
+	ctx := context.Background()
+	r.PublishJSON(ctx, "build", "task-start", map[string]any{"taskId": "compile"})
+	seen, _ := r.PublishJSON(ctx, "deploy", "task-start", map[string]any{"taskId": "upload"})
+	r.PublishJSON(ctx, "build", "task-complete", map[string]any{"taskId": "compile"})
+	r.Close(ctx, "build")
+	r.Close(ctx, "deploy")
+
+	client, err := r.RegisterAll([]string{"build", "deploy"}, &core.ClientOptions{LastEventID: fmt.Sprint(seen)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	client.Serve(ctx, terminal{})
+	// Output:
+	// event: stream-end
+	// data: {"execution":"deploy","data":{}}
+	//
+	// id: …
+	// event: task-complete
+	// data: {"execution":"build","data":{"taskId":"compile"}}
+	//
+	// event: stream-end
+	// data: {"execution":"build","data":{}}
+	//
+	// event: stream-end
+	// data: {"data":{}}
+}
+
 // Close returns when every client has been written everything, or says how
 // many it had to cut off.
 func ExampleRegistry_Close() {
@@ -209,6 +241,23 @@ func ExampleEvent_key() {
 
 // Hooks tell, among other things, whether anybody is watching: whether progress
 // is worth computing.
+// A second orchestrator of the same execution, or a retry of what was stored
+// already, is refused.
+func ExampleEvent_after() {
+	ctx := context.Background()
+	registry := core.New(nil)
+	first, err := registry.Publish(ctx, "job-1", core.Event{Type: "started", After: new(uint64(0))})
+	fmt.Println(err)
+	_, err = registry.Publish(ctx, "job-1", core.Event{Type: "started", After: new(uint64(0))})
+	fmt.Println(errors.Is(err, core.ErrConflict))
+	_, err = registry.Publish(ctx, "job-1", core.Event{Type: "done", After: new(first)})
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// true
+	// <nil>
+}
+
 func ExampleHooks() {
 	r := core.New(&core.Options{Hooks: core.Hooks{
 		FirstViewer: func(id string) { fmt.Println("somebody watches", id) },
@@ -271,6 +320,48 @@ func ExampleDecode() {
 	// ID reset to ""
 }
 
+// Events carry the trace that their publisher's context has. With OpenTelemetry
+// the option is a propagator's Inject: see examples/tracing.
+func ExampleOptions_traceparent() {
+	type trace struct{}
+	r := core.New(&core.Options{Traceparent: func(ctx context.Context) string {
+		traceparent, _ := ctx.Value(trace{}).(string)
+		return traceparent
+	}})
+	ctx := context.WithValue(context.Background(), trace{}, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	r.Publish(ctx, "x", core.Event{Type: "task-start", Data: []byte("{}")})
+
+	client, _ := r.Register("x", nil)
+	go r.Close(ctx, "x")
+	client.Serve(ctx, terminal{})
+	// Output:
+	// id: …
+	// event: task-start
+	// traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01
+	// data: {}
+	//
+	// event: stream-end
+	// data: {}
+}
+
+// PublishDone is where a metric of publishing comes from.
+func ExampleOptions_publishDone() {
+	latency, failed := time.Duration(0), 0
+	r := core.New(&core.Options{PublishDone: func(executionID string, took time.Duration, err error) {
+		latency += took // called by one goroutine here; a server has several
+		if err != nil {
+			failed++
+			fmt.Println(executionID, err)
+		}
+	}})
+	r.Publish(context.Background(), "x", core.Event{Data: []byte("{}")})
+	r.Publish(context.Background(), "x", core.Event{Type: "stream-end"})
+	fmt.Println(failed, "of 2 failed")
+	// Output:
+	// x execcast: reserved event type: "stream-end"
+	// 1 of 2 failed
+}
+
 // Data that is JSON is embedded as it is, anything else becomes a string.
 func ExampleJSON() {
 	for _, data := range []string{`{"taskId":"a", "progress":0.5}`, "compiling\n", ""} {
@@ -322,4 +413,22 @@ func ExampleRegistry_Stats() {
 	s := r.Stats()
 	fmt.Println(s.Executions, s.Published, s.Evicted)
 	// Output: 1 25 15
+}
+
+// Forget drops an execution with its viewers, so that its ID can run again.
+func ExampleRegistry_Forget() {
+	r := core.New(nil)
+	ctx := context.Background()
+	r.Close(ctx, "nightly") // of what is unknown: nothing
+	r.Publish(ctx, "nightly", core.Event{Data: []byte("yesterday")})
+	r.Close(ctx, "nightly")
+	_, err := r.Publish(ctx, "nightly", core.Event{Data: []byte("today")})
+	fmt.Println(err)
+
+	r.Forget("nightly")
+	_, err = r.Publish(ctx, "nightly", core.Event{Data: []byte("today")})
+	fmt.Println(err)
+	// Output:
+	// execcast: execution finished
+	// <nil>
 }

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 	"weak"
 )
 
@@ -26,22 +25,35 @@ type execution struct {
 	log       log
 	clients   []*Client
 	lanes     []*lane
-	using     [maxEncodings]int // clients per encoder slot
+	using     [maxEncodings]int      // clients per encoder slot
+	naming    *[maxEncodings]Encoder // see encoder
 	batches   [maxEncodings]weak.Pointer[batch]
 	sealed    bool
 	forgotten bool
 	waiting   int           // clients Close waits for
 	since     time.Duration // of the last publish, the last leaving, or the sealing
 	expiry    *time.Timer
-	inList    *list.Element // in Registry.finished
+	// With a backplane: what it has said of the execution.
+	expected int           // Registers under way: they need x as clients do
+	first    uint64        // what a viewer has seen cannot be before this
+	head     uint64        // ID of the last message, 0 if there was none
+	synced   bool          // the log holds what was stored when it was asked first
+	down     error         // why it cannot be reached, if so
+	news     chan struct{} // closed, and made anew, when any of these has changed
+	stop     func()        // ends the following
+	inList   *list.Element // in Registry.finished
 }
 
 // newExecution makes an execution. r.mu is held.
 func newExecution(r *Registry, id string) *execution {
 	x := &execution{r: r, id: strings.Clone(id), drained: make(chan struct{}), since: r.now()}
-	x.log = log{floor: r.lastID, maxEvents: r.opts.MaxEvents, maxBytes: r.opts.MaxBytes}
-	if r.opts.Idle > 0 {
-		x.expiry = time.AfterFunc(r.opts.Idle, x.expire)
+	x.log = log{floor: r.forgotten, maxEvents: r.opts.MaxEvents, maxBytes: r.opts.MaxBytes}
+	if r.opts.Backplane != nil {
+		x.log.floor = 0
+		x.news = make(chan struct{})
+	}
+	if idle := r.idle(); idle > 0 {
+		x.expiry = time.AfterFunc(idle, x.expire)
 	}
 	return x
 }
@@ -55,6 +67,7 @@ type batch struct {
 	tail     bool // nothing followed when it was made, and more may come
 	p        []byte
 	shared   *batch // keeps the execution's copy alive while this one is in use
+	of       *merge // made for one client, of several executions
 }
 
 // maxBatch bounds the bytes of a batch of several events, and with that what
@@ -65,34 +78,12 @@ const maxBatch = 32 << 10
 // to wake.
 func (x *execution) publish(id uint64, e Event) []*lane {
 	defer x.mu.Unlock()
-	size := len(e.Data)
-	room := size + len(e.Type) + len(e.Key)
-	for _, n := range x.using {
-		if n > 0 {
-			room += size + len(e.Type) + 64
-		}
-	}
-	buf := appendLF(make([]byte, 0, room), e.Data)
-	e.Data = buf[:len(buf):len(buf)]
-	e.Type, buf = keep(buf, e.Type)
-	e.Key, buf = keep(buf, e.Key)
-	rec := record{id: id, event: e}
-	for slot, n := range x.using {
-		if n > 0 {
-			// The frames stand behind the data while there is room.
-			at := len(buf)
-			buf = x.encode(buf, slot, id, e)
-			rec.frames[slot] = buf[at:len(buf):len(buf)]
-		}
-	}
-	rec.size = recordOverhead + cap(buf)
-	if cap(buf) > room {
-		rec.size += room // the data has stayed behind
-	}
+	rec := newRecord(id, e, x.encoders())
 	x.change(func() { x.log.append(rec) })
-	x.since = x.r.now()
-	x.version.Add(1)
-	if x.r.opts.Hooks.Published != nil {
+	if x.r.opts.Backplane == nil || len(x.clients) > 0 {
+		x.since = x.r.now() // copies nobody watches do not stay because of it
+	}
+	if x.r.opts.Hooks.Published != nil && x.r.opts.Backplane == nil {
 		x.hookPublished(rec)
 	}
 	return x.lanes // only ever appended to
@@ -101,25 +92,32 @@ func (x *execution) publish(id uint64, e Event) []*lane {
 // hookPublished is apart from publish because its closure would cost every
 // Publish an allocation.
 func (x *execution) hookPublished(rec record) {
-	e := rec.event
-	e.ID = rec.id
+	e := rec.event()
 	x.hook(func() { x.r.opts.Hooks.Published(x.id, e) })
 }
 
-// keep copies s into buf, so that all that is kept of an event is one
-// allocation, and returns both.
-func keep(buf []byte, s string) (string, []byte) {
-	if s == "" {
-		return "", buf
+// encoders returns those that clients of x have. x.mu is held.
+func (x *execution) encoders() (list [maxEncodings]Encoder) {
+	for slot, n := range x.using {
+		if n > 0 {
+			list[slot] = x.encoder(slot)
+		}
 	}
-	at := len(buf)
-	buf = append(buf, s...)
-	return unsafe.String(&buf[at], len(s)), buf // buf is only appended to
+	return list
 }
 
-func (x *execution) encode(dst []byte, slot int, id uint64, e Event) []byte {
-	e.ID = id
-	return x.r.encoders[slot].AppendEvent(dst, e)
+// encoder returns that of a slot, for events of x. x.mu is held.
+func (x *execution) encoder(slot int) Encoder {
+	if !x.r.several[slot] {
+		return x.r.encoders[slot]
+	}
+	if x.naming == nil {
+		x.naming = new([maxEncodings]Encoder)
+	}
+	if x.naming[slot] == nil {
+		x.naming[slot] = &naming{x.r.encoders[slot], x.id}
+	}
+	return x.naming[slot]
 }
 
 // change runs f, which changes the log, and keeps the registry's figures.
@@ -163,8 +161,9 @@ func (x *execution) join(c *Client) {
 	}
 }
 
-// leave removes c, whose connection has been let go.
-func (x *execution) leave(c *Client, reason error) {
+// leave removes c, whose connection has been let go unless another part of a
+// client has it still.
+func (x *execution) leave(c *Client, reason error, letGo bool) {
 	r := x.r
 	r.mu.Lock()
 	x.mu.Lock()
@@ -189,23 +188,23 @@ func (x *execution) leave(c *Client, reason error) {
 		if !x.forgotten {
 			x.hookLastViewer()
 		}
-		if x.sealed && now-x.since >= r.opts.Retention || !x.sealed && x.log.last == 0 {
-			x.forget()
-		}
+		x.forgetUnneeded()
 		if !x.sealed {
 			x.since = now
 		}
 	}
 	x.mu.Unlock()
-	r.clients--
-	r.checkEmpty()
+	if letGo {
+		r.clients--
+		r.checkEmpty()
+	}
 	r.mu.Unlock()
 	x.runHooks()
 }
 
 // seal ends the log and reports whether it was open. r.mu and x.mu are held.
 func (x *execution) seal() bool {
-	if x.sealed {
+	if x.sealed || x.forgotten {
 		return false
 	}
 	x.sealed = true
@@ -218,12 +217,12 @@ func (x *execution) seal() bool {
 	if x.waiting == 0 {
 		close(x.drained)
 	}
-	if f := x.r.opts.Hooks.Finished; f != nil {
+	if f := x.r.opts.Hooks.Finished; f != nil && (x.r.opts.Backplane == nil || x.synced) { // else that is history
 		x.hook(func() { f(x.id) })
 	}
 	x.inList = x.r.finished.PushBack(x)
 	switch retention := x.r.opts.Retention; {
-	case retention == 0 && x.waiting == 0:
+	case retention == 0 && x.waiting == 0 && x.expected == 0:
 		x.forget()
 	case retention == 0: // with the last client
 	case x.expiry == nil:
@@ -239,7 +238,7 @@ func (x *execution) cut(ctx context.Context) error {
 	x.mu.Lock()
 	var clients []*Client
 	for _, c := range x.clients {
-		if c.awaited && !c.ending.Load() {
+		if c.awaited && !c.connected().ending.Load() {
 			clients = append(clients, c)
 		}
 	}
@@ -264,18 +263,37 @@ func (x *execution) expire() {
 	if x.forgotten {
 		return
 	}
-	after := r.opts.Idle
+	after := r.idle()
 	if x.sealed {
 		after = r.opts.Retention
 	}
 	switch left := x.since + after - r.now(); {
 	case left > 0:
 		x.expiry.Reset(left)
-	case len(x.clients) == 0:
+	case len(x.clients) == 0 && x.expected == 0:
 		x.forget()
 	case !x.sealed:
 		x.expiry.Reset(after)
 	} // else with the last client
+}
+
+// forgetUnneeded forgets x if nobody needs it, and it has no events or has been
+// finished for long enough. r.mu and x.mu are held.
+func (x *execution) forgetUnneeded() {
+	if len(x.clients) > 0 || x.expected > 0 {
+		return
+	}
+	if x.sealed && x.r.now()-x.since >= x.r.opts.Retention || !x.sealed && x.log.last == 0 {
+		x.forget()
+	}
+}
+
+// idle is how long an execution without viewers and publishes is kept.
+func (r *Registry) idle() time.Duration {
+	if r.opts.Backplane != nil {
+		return followLinger
+	}
+	return r.opts.Idle
 }
 
 // forget drops x from the registry. r.mu and x.mu are held. Its log stays
@@ -295,8 +313,21 @@ func (x *execution) forget() {
 		x.r.finished.Remove(x.inList)
 	}
 	delete(x.r.executions, x.id)
+	if x.log.last != 0 {
+		x.r.forgotten = x.r.lastID
+	}
 	x.r.bytes.Add(-int64(x.log.bytes))
 	x.log.bytes = 0
+	x.setDown(nil)
+	if x.stop != nil {
+		x.stop()
+	}
+	if x.news != nil {
+		x.tell()
+	}
+	if !x.sealed { // by another node later, maybe: nobody here waits for it
+		close(x.drained)
+	}
 }
 
 // hookLastViewer is called with the last client's leaving, or when x is
@@ -343,7 +374,7 @@ func (x *execution) read(slot int, pos uint64) batch {
 	if b.events > 1 {
 		b.p = make([]byte, 0, size)
 		for ; i < end; i++ {
-			b.p = append(b.p, l.at(i).frames[slot]...)
+			b.p = append(b.p, l.at(i).frame(slot)...)
 		}
 		s := new(batch)
 		*s = b
@@ -356,15 +387,20 @@ func (x *execution) read(slot int, pos uint64) batch {
 // frame returns a live record's frame, encoding it if no client had that
 // encoding when the event was published.
 func (x *execution) frame(rec *record, slot int) []byte {
-	if rec.frames[slot] == nil {
-		frame := x.encode(nil, slot, rec.id, rec.event)
-		rec.frames[slot] = frame
-		if !x.forgotten {
-			rec.size += cap(frame)
-			x.change(func() { x.log.bytes += cap(frame) })
-		}
+	if p := rec.frame(slot); p != nil {
+		return p
 	}
-	return rec.frames[slot]
+	more := *rec
+	e := rec.event()
+	enc := x.encoder(slot)
+	more.buf = append(make([]byte, 0, len(rec.buf)+frameRoom(enc, &e)), rec.buf...)
+	more.encode(enc, slot, e)
+	if x.forgotten {
+		*rec = more
+	} else {
+		x.change(func() { x.log.replace(rec, more) })
+	}
+	return more.frame(slot)
 }
 
 // appendGap appends the data of a gap event. from is 0 if the viewer has no

@@ -3,6 +3,7 @@ package core
 import (
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 )
 
 // Hooks are functions called as things happen; each may be nil, and costs
@@ -20,8 +21,8 @@ type Hooks struct {
 	// worth computing.
 	FirstViewer func(executionID string)
 	LastViewer  func(executionID string)
-	// Published is called for each event, with its ID. Data must not be
-	// changed, nor kept beyond the call.
+	// Published is called for each event, with its ID, on the node that
+	// published it. Data must not be changed, nor kept beyond the call.
 	Published func(executionID string, e Event)
 	// Registered is called for each client.
 	Registered func(executionID string)
@@ -29,23 +30,32 @@ type Hooks struct {
 	// has been let go, with the reason given to Ender.End.
 	Left func(executionID string, reason error)
 	// Delivered is called when connections have accepted events: how many,
-	// added up over clients, and their bytes, heartbeats included.
+	// added up over clients, and their bytes, heartbeats included (but for
+	// those of clients of several executions, which are of none).
 	Delivered func(executionID string, events, bytes int)
 	// Gap is called when a client is told that events are missing.
 	Gap func(executionID string)
 	// Slow is called when a client is ended with ErrSlowClient.
 	Slow func(executionID string)
 	// Finished is called once when an execution is closed, before its clients
-	// have everything.
+	// have everything; with a backplane, on each node that follows it then.
 	Finished func(executionID string)
+	// Backplane is called with an error when Options.Backplane cannot be
+	// reached any more, and with nil when it can again. It may be called by
+	// several goroutines.
+	Backplane func(err error)
 }
 
 // hooks keeps the calls of each execution ID in order, also over the lives of
 // several executions with the same ID.
 type hooks struct {
+	queued atomic.Int64 // calls in all queues: most of the time there are none
 	mu     sync.Mutex
 	queues map[string]*hookQueue // only while there are calls
+	spare  *hookQueue            // the memory of the one that was last done with
 }
+
+const maxSpareCalls = 64
 
 type hookQueue struct {
 	calls   []func()
@@ -54,27 +64,34 @@ type hookQueue struct {
 
 // hook queues a call. Where the order matters the caller holds x.mu; it calls
 // runHooks after releasing that.
-func (x *execution) hook(call func()) {
-	h := &x.r.hooks
+func (x *execution) hook(call func()) { x.r.hook(x.id, call) }
+
+func (r *Registry) hook(executionID string, call func()) {
+	h := &r.hooks
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	q := h.queues[x.id]
+	q := h.queues[executionID]
 	if q == nil {
-		q = &hookQueue{}
-		h.queues[x.id] = q
+		if q, h.spare = h.spare, nil; q == nil {
+			q = &hookQueue{}
+		}
+		h.queues[executionID] = q
 	}
 	q.calls = append(q.calls, call)
+	h.queued.Add(1)
 }
 
 // runHooks makes the queued calls, unless another goroutine is at it, which
 // will then make these too.
-func (x *execution) runHooks() {
-	if !x.r.hooked {
-		return
+func (x *execution) runHooks() { x.r.runHooks(x.id) }
+
+func (r *Registry) runHooks(executionID string) {
+	h := &r.hooks
+	if h.queued.Load() == 0 {
+		return // what the caller has queued is being called
 	}
-	h := &x.r.hooks
 	h.mu.Lock()
-	q := h.queues[x.id]
+	q := h.queues[executionID]
 	if q == nil || q.running {
 		h.mu.Unlock()
 		return
@@ -86,22 +103,32 @@ func (x *execution) runHooks() {
 		if !done { // a hook has called runtime.Goexit
 			h.mu.Lock()
 			q.running = false
+			if len(q.calls) == 0 {
+				delete(h.queues, executionID)
+			}
 			h.mu.Unlock()
 		}
 	}()
+	var calls []func()
 	for {
 		h.mu.Lock()
-		calls := q.calls
-		q.calls = nil
+		calls, q.calls = q.calls, calls[:0]
+		h.queued.Add(-int64(len(calls)))
 		if done = len(calls) == 0; done {
-			delete(h.queues, x.id)
+			delete(h.queues, executionID)
+			q.running = false
+			h.spare = q
 		}
 		h.mu.Unlock()
 		if done {
 			return
 		}
 		for _, call := range calls {
-			x.r.guard(call)
+			r.guard(call)
+		}
+		clear(calls)
+		if cap(calls) > maxSpareCalls {
+			calls = nil
 		}
 	}
 }

@@ -106,6 +106,7 @@ func TestHooks(t *testing.T) {
 		require.Equal(t, []string{"last y", "left y execcast: client unregistered"}, end(func(*viewer) { r.Forget("y") }))
 		require.Equal(t, []string{"left y execcast: shutting down", "last y"}, end(func(*viewer) { r.Shutdown(t.Context()) }))
 		require.Empty(t, r.hooks.queues)
+		require.Zero(t, r.hooks.queued.Load())
 	})
 }
 
@@ -165,6 +166,7 @@ func TestHooksReenter(t *testing.T) {
 		require.Equal(t, 1, v.ends)
 		require.Equal(t, 1, r.Stats().Executions)
 		require.Empty(t, r.hooks.queues)
+		require.Zero(t, r.hooks.queued.Load())
 	})
 }
 
@@ -172,6 +174,42 @@ func cancelled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
+}
+
+// PublishDone tells of each Publish, whatever became of it, at once.
+func TestPublishDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		var r *Registry
+		r = New(&Options{
+			Logger:      slog.New(slog.DiscardHandler),
+			Traceparent: func(context.Context) string { time.Sleep(time.Second); return "" },
+			PublishDone: func(id string, took time.Duration, err error) {
+				got = append(got, fmt.Sprintf("%q %v %v", id, took, err))
+				r.Stats() // no lock is held
+				if err != nil {
+					panic("boom")
+				}
+			},
+		})
+		id, err := r.Publish(t.Context(), "x", Event{})
+		require.NoError(t, err)
+		require.NotZero(t, id)
+		_, err = r.PublishJSON(t.Context(), "x", "error", 1)
+		require.ErrorIs(t, err, ErrReservedType)
+		_, err = r.Publish(t.Context(), "", Event{})
+		require.ErrorIs(t, err, ErrExecutionID)
+		_, err = r.Publish(cancelled(), "x", Event{})
+		require.ErrorIs(t, err, context.Canceled)
+		require.NoError(t, r.Close(t.Context(), "x"))
+		_, err = r.Publish(t.Context(), "x", Event{})
+		require.ErrorIs(t, err, ErrFinished)
+		require.Equal(t, []string{
+			`"x" 1s <nil>`, `"x" 0s execcast: reserved event type: "error"`, `"" 0s execcast: invalid execution ID: empty`,
+			`"x" 0s context canceled`, `"x" 1s execcast: execution finished`,
+		}, got)
+		require.EqualValues(t, 4, r.Stats().Panics)
+	})
 }
 
 // First and last viewer alternate, also when an ID runs again while a hook of
@@ -322,6 +360,7 @@ func TestHooksPanic(t *testing.T) {
 		require.EqualValues(t, len(calls), r.Stats().Panics)
 		require.Equal(t, len(calls), count(out.take(), "execcast: hook panicked"))
 		require.Empty(t, r.hooks.queues)
+		require.Zero(t, r.hooks.queued.Load())
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 )
@@ -54,6 +55,7 @@ func TestPublishRefuses(t *testing.T) {
 		{"data cut within a character", "x", Event{Data: []byte("€")[:2]}, ErrEventData},
 		{"data too large", "x", Event{Data: make([]byte, 256<<10+1)}, ErrEventTooLarge},
 		{"with an ID", "x", Event{ID: 1}, ErrEventID},
+		{"traceparent with a line break", "x", Event{Traceparent: "00\ndata: forged"}, ErrTraceparent},
 	}
 	eachMode(t, func(t *testing.T, follow follow) {
 		r := New(&Options{Heartbeat: -1, Logger: slog.New(slog.DiscardHandler)})
@@ -237,6 +239,49 @@ func TestKeysLeaveNothingBehind(t *testing.T) {
 	require.EqualValues(t, 4999, r.Stats().Evicted)
 }
 
+// What is kept of an event stays the same when it gets more frames, and a key
+// does not hold on to the bytes from before.
+func TestFramesMadeLater(t *testing.T) {
+	eachMode(t, func(t *testing.T, follow follow) {
+		for _, data := range []string{"", "x", "a\nb", "a\r\nb\rc", `{"a":[1]}`, `"`} {
+			var seen []Event
+			r := New(&Options{Heartbeat: -1, Hooks: Hooks{Published: func(_ string, e Event) { seen = append(seen, e) }}})
+			e := Event{Type: "progress", Key: "k", Data: []byte(data), Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+			publishEvent := func() {
+				_, err := r.Publish(t.Context(), "x", e)
+				require.NoError(t, err)
+			}
+			publishEvent()
+			l := &r.lookup("x").log
+			want := l.at(0).event()
+			require.Equal(t, seen[0], want)
+			require.Equal(t, string(appendLF(nil, e.Data)), string(want.Data))
+			before := unsafe.SliceData(l.at(0).buf)
+			for i, enc := range []Encoder{SSE, JSON, lines} {
+				follow(r, "x", &ClientOptions{Encoder: enc})
+				synctest.Wait()
+				require.Equal(t, string(enc.AppendEvent(nil, want)), string(l.at(0).frame(i)))
+				require.Equal(t, want, l.at(0).event())
+				require.NotSame(t, before, unsafe.SliceData(l.at(0).buf))
+				for k := range l.keys {
+					require.Same(t, unsafe.StringData(l.at(0).keyString()), unsafe.StringData(k))
+				}
+				checkLog(t, r.lookup("x"))
+			}
+			publishEvent()
+			e = want
+			e.ID = l.at(l.n - 1).id
+			require.Equal(t, e, l.at(l.n-1).event())
+			require.Equal(t, e, seen[1])
+			for i, enc := range []Encoder{SSE, JSON, lines} {
+				require.Equal(t, string(enc.AppendEvent(nil, e)), string(l.at(l.n-1).frame(i)))
+			}
+			checkLog(t, r.lookup("x"))
+			require.NoError(t, r.Close(t.Context(), "x"))
+		}
+	})
+}
+
 func TestMaxBytes(t *testing.T) {
 	eachMode(t, func(t *testing.T, follow follow) {
 		const limit = 100_000
@@ -258,7 +303,7 @@ func TestMaxBytes(t *testing.T) {
 			require.LessOrEqual(t, r.Stats().Bytes, int64(limit))
 		}
 		x := r.lookup("x")
-		require.InDelta(t, limit/3300, x.log.n, 3)
+		require.InDelta(t, limit/2200, x.log.n, 3) // two frames, one of which holds the data
 		require.EqualValues(t, 400-x.log.n, r.Stats().Evicted)
 		synctest.Wait()
 		require.NotContains(t, v.text(t)[1:], TypeGap) // nobody lags
@@ -286,14 +331,14 @@ func (l *log) invariants() error {
 		}
 		before = r.id
 		if r.dead {
-			if r.size != 0 || r.event.Data != nil || r.event.Key != "" {
+			if r.buf != nil || r.key != 0 {
 				return errors.New("a dead record holds something")
 			}
 			dead++
 			continue
 		}
-		size += r.size
-		if k := r.event.Key; k != "" {
+		size += r.size()
+		if k := r.keyString(); k != "" {
 			if keys[k] != 0 {
 				return errors.New("two live events have key " + k)
 			}
@@ -322,7 +367,7 @@ func (l *log) invariants() error {
 		}
 	}
 	for i := l.n; i < len(l.ring); i++ {
-		if r := l.at(i); r.id != 0 || r.event.Data != nil || r.frames[0] != nil {
+		if r := l.at(i); r.id != 0 || r.buf != nil {
 			return errors.New("a free place holds something")
 		}
 	}
@@ -364,7 +409,7 @@ func TestMaxTotalBytes(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, []string{"old", "new", "watched", "running", "small"}, known())
 
-		fill("running", 450)
+		fill("running", 540)
 		require.Equal(t, []string{"new", "watched", "running", "small"}, known())
 		require.LessOrEqual(t, r.Stats().Bytes, int64(limit))
 		require.Zero(t, r.Stats().Evicted)

@@ -1,23 +1,137 @@
 package core
 
-import "unsafe"
+import (
+	"bytes"
+	"unsafe"
+)
 
 // maxEncodings bounds the encoders of a registry, so that a record holds its
 // frames without an allocation of its own.
 const maxEncodings = 4
 
 // record is one event in a log, with its frame in each encoding that has been
-// asked for. Frames and data are never changed once set: they are read without
-// a lock by whoever is writing them to a client.
+// asked for. It is small, and has one pointer, because a log is mostly records
+// and each publish fills one anew.
 type record struct {
-	id     uint64
-	event  Event // without ID
-	size   int   // bytes accounted for it
-	frames [maxEncodings][]byte
-	dead   bool // superseded: id is all that is left of it
+	id uint64
+	// buf holds the type, the key, the traceparent, the data, and frames. Its
+	// bytes are never changed, since they are read without a lock by whoever
+	// is writing them to a client; a further frame comes with a new buf.
+	buf      []byte
+	data     span
+	frames   [maxEncodings]span // empty: not made yet
+	typ, key uint16             // lengths: the type begins buf, the key and
+	trace    uint8              // the traceparent follow
+	dead     bool               // superseded: id is all that is left of it
 }
 
+// span is a part of a record's buf.
+type span struct{ at, n uint32 }
+
+// maxData bounds an event's data whatever the options say, so that a span can
+// hold the frames made of it.
+const maxData = 64 << 20
+
 const recordOverhead = int(unsafe.Sizeof(record{}))
+
+// newRecord makes the record of an event, with a frame in each of these
+// encodings, nil for none, in one allocation as a rule.
+func newRecord(id uint64, e Event, encoders [maxEncodings]Encoder) record {
+	e.ID = id
+	names := len(e.Type) + len(e.Key) + len(e.Traceparent)
+	room := names
+	for _, enc := range encoders {
+		if enc != nil {
+			room += frameRoom(enc, &e)
+		}
+	}
+	breaks := bytes.IndexByte(e.Data, '\r') >= 0
+	if breaks || room == names {
+		room += len(e.Data)
+	}
+	r := record{id: id, typ: uint16(len(e.Type)), key: uint16(len(e.Key)), trace: uint8(len(e.Traceparent))}
+	r.buf = append(append(append(make([]byte, 0, room), e.Type...), e.Key...), e.Traceparent...)
+	if breaks {
+		r.buf = appendLF(r.buf, e.Data)
+		r.data = r.since(names)
+		e.Data = r.bytes(r.data)
+	}
+	for slot, enc := range encoders {
+		if enc != nil {
+			r.encode(enc, slot, e)
+		}
+	}
+	if !breaks {
+		r.keepData(e.Data)
+	}
+	return r
+}
+
+// frameRoom returns how long a frame of e is, about, at most.
+func frameRoom(enc Encoder, e *Event) int {
+	n := len(e.Data) + len(e.Type) + 64
+	if enc, ok := enc.(*naming); ok {
+		n += len(enc.execution) + len(`{"execution":"","data":}`)
+	}
+	if e.Traceparent != "" {
+		n += len(e.Traceparent) + len(`"traceparent":"",`)
+	}
+	return n
+}
+
+// keepData finds the data in a frame, where an encoding has left it as it is,
+// or else appends it.
+func (r *record) keepData(data []byte) {
+	for _, f := range r.frames {
+		if i := bytes.Index(r.bytes(f), data); i >= 0 {
+			r.data = span{f.at + uint32(i), uint32(len(data))}
+			return
+		}
+	}
+	at := len(r.buf)
+	r.buf = append(r.buf, data...)
+	r.data = r.since(at)
+}
+
+// encode appends the frame of e, which is the record's event.
+func (r *record) encode(enc Encoder, slot int, e Event) {
+	at := len(r.buf)
+	r.buf = enc.AppendEvent(r.buf, e)
+	r.frames[slot] = r.since(at)
+}
+
+// since returns what has been appended to buf behind at.
+func (r *record) since(at int) span { return span{uint32(at), uint32(len(r.buf) - at)} }
+
+func (r *record) bytes(s span) []byte {
+	return r.buf[s.at : s.at+s.n : s.at+s.n]
+}
+
+// string returns n bytes of buf from at as a string.
+func (r *record) string(at, n int) string {
+	return unsafe.String(unsafe.SliceData(r.buf[at:]), n)
+}
+
+func (r *record) keyString() string { return r.string(int(r.typ), int(r.key)) }
+
+// event returns the event as it was published. It shares the record's bytes.
+func (r *record) event() Event {
+	return Event{
+		ID: r.id, Type: r.string(0, int(r.typ)), Data: r.bytes(r.data), Key: r.keyString(),
+		Traceparent: r.string(int(r.typ)+int(r.key), int(r.trace)),
+	}
+}
+
+// frame returns r's frame in an encoding, nil if there is none.
+func (r *record) frame(slot int) []byte {
+	if r.frames[slot].n == 0 {
+		return nil
+	}
+	return r.bytes(r.frames[slot])
+}
+
+// size returns the bytes accounted for r.
+func (r *record) size() int { return recordOverhead + cap(r.buf) }
 
 // log is the bounded, append-only history of one execution and, at the same
 // time, every client's queue: a position in it is the ID of the last event a
@@ -29,10 +143,11 @@ type log struct {
 	n      int      // records in the ring, dead ones included
 	dead   int
 	bytes  int
-	floor  uint64 // the highest ID that a bound evicted, at first the counter at the log's creation
+	floor  uint64 // the highest ID that a bound evicted, at first Registry.forgotten
 	last   uint64 // ID of the newest event, 0 if there was none
 	lost   uint64 // events evicted by a bound
 	killed bool   // an event has been superseded: positions no longer count events
+	unsure bool   // events are gone that were never counted
 	keys   map[string]uint64
 	keyMax int // most keys at once since keys was made
 
@@ -64,7 +179,7 @@ func (l *log) after(pos uint64) int {
 // append adds a record, supersedes the one with its key and evicts what the
 // bounds no longer allow, though never the new one.
 func (l *log) append(r record) {
-	key := r.event.Key
+	key := r.keyString()
 	if old, ok := l.keys[key]; ok {
 		l.kill(l.at(l.after(old - 1)))
 	}
@@ -74,20 +189,45 @@ func (l *log) append(r record) {
 		l.grow()
 	}
 	if key != "" {
-		if l.keys == nil {
-			l.keys = map[string]uint64{}
-		}
-		delete(l.keys, key) // the old key's bytes are its record's
-		l.keys[key] = r.id
-		l.keyMax = max(l.keyMax, len(l.keys))
+		l.setKey(key, r.id)
 	}
 	*l.at(l.n) = r
 	l.n++
 	l.last = r.id
-	l.bytes += r.size
+	l.bytes += r.size()
 	for l.bytes > l.maxBytes && l.evict(1) {
 	}
 	l.trim()
+}
+
+func (l *log) setKey(key string, id uint64) {
+	if l.keys == nil {
+		l.keys = map[string]uint64{}
+	}
+	delete(l.keys, key) // the old key's bytes are its record's
+	l.keys[key] = id
+	l.keyMax = max(l.keyMax, len(l.keys))
+}
+
+// replace puts a live record in the place of r, with the same event.
+func (l *log) replace(r *record, more record) {
+	l.bytes += more.size() - r.size()
+	if more.key > 0 {
+		l.setKey(more.keyString(), r.id)
+	}
+	*r = more
+}
+
+// skip moves the log's floor to an ID above all its records, which go. lost
+// says that events were there that it has never seen.
+func (l *log) skip(to uint64, lost bool) {
+	for l.evict(0) {
+	}
+	l.floor = to
+	if lost {
+		l.lost++
+		l.unsure = true
+	}
 }
 
 // evict drops the oldest live record if there are more than so many.
@@ -97,13 +237,13 @@ func (l *log) evict(keep int) bool {
 		return false
 	}
 	r := l.at(0)
-	if r.event.Key != "" {
-		delete(l.keys, r.event.Key)
+	if r.key > 0 {
+		delete(l.keys, r.keyString())
 		l.shrinkKeys()
 	}
 	l.floor = r.id
 	l.lost++
-	l.bytes -= r.size
+	l.bytes -= r.size()
 	l.pop()
 	l.trim()
 	return true
@@ -125,7 +265,7 @@ func (l *log) pop() {
 
 // kill marks r as superseded and releases what it holds.
 func (l *log) kill(r *record) {
-	l.bytes -= r.size
+	l.bytes -= r.size()
 	*r = record{id: r.id, dead: true}
 	l.dead++
 	l.killed = true

@@ -24,6 +24,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// Seed returns what a model begins its random steps with, and says so: a new
+// one, or that of EXECCAST_SEED. It is exported for core_test.
+func Seed(t *testing.T) uint64 {
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("EXECCAST_SEED"); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("seed %d; EXECCAST_SEED=%[1]d repeats its steps", seed)
+	return seed
+}
+
 // TestModel drives registries at random, from several goroutines at once, and
 // holds what viewers got against a naive model of the promises:
 //
@@ -47,13 +60,7 @@ func TestModel(t *testing.T) {
 	if testing.Short() || small {
 		steps, worlds = 10_000, 10
 	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("EXECCAST_SEED"); s != "" {
-		var err error
-		seed, err = strconv.ParseUint(s, 10, 64)
-		require.NoError(t, err)
-	}
-	t.Logf("seed %d; EXECCAST_SEED=%[1]d repeats its steps", seed)
+	seed := Seed(t)
 	var sum tally
 	for i := range worlds {
 		rng := rand.New(rand.NewPCG(seed, uint64(i)))
@@ -819,9 +826,13 @@ func (run *modelRun) forget() {
 	defer run.gate.Unlock()
 	old := run.life
 	old.gone.Store(true)
+	before := w.highest.Load() // afterwards others may have published more
 	w.r.Forget(run.id)
 	w.tally[forgotten].Add(1)
-	run.life = &life{after: w.highest.Load()}
+	run.life = &life{after: old.after}
+	if old.known() {
+		run.life.after = before
+	}
 	// The model goes on checking the viewers of the old one.
 	w.mu.Lock()
 	w.past = append(w.past, old)
@@ -916,10 +927,11 @@ func (w *world) check() {
 			sum.left += run.hook.left
 			sum.published += run.hook.published
 			sum.delivered += run.hook.delivered
+			sum.bytes += run.hook.bytes
 			sum.gaps += run.hook.gaps
 			sum.slow += run.hook.slow
 		}
-		if sum.registered-sum.left != clients || sum.published != int(s.Published) || sum.delivered != int(s.Delivered) ||
+		if sum.registered-sum.left != clients || sum.published != int(s.Published) || sum.delivered != int(s.Delivered) || sum.bytes != int(s.DeliveredBytes) ||
 			sum.gaps != int(s.Gaps) || sum.slow != int(s.Slow) {
 			w.fail("hooks %+v, Stats %+v", sum, s)
 		}
@@ -1209,6 +1221,7 @@ type hookState struct {
 	watched                                            bool
 	last                                               uint64
 	registered, left, published, delivered, gaps, slow int
+	bytes                                              int
 }
 
 func (w *world) hooks() Hooks {
@@ -1238,9 +1251,13 @@ func (w *world) hooks() Hooks {
 				w.fail("more have left than came")
 			}
 		},
-		Delivered: func(id string, events, _ int) { state(id).delivered += events },
-		Gap:       func(id string) { state(id).gaps++ },
-		Slow:      func(id string) { state(id).slow++ },
+		Delivered: func(id string, events, bytes int) {
+			h := state(id)
+			h.delivered += events
+			h.bytes += bytes
+		},
+		Gap:  func(id string) { state(id).gaps++ },
+		Slow: func(id string) { state(id).slow++ },
 		Published: func(id string, e Event) {
 			h := state(id)
 			if h.published++; e.ID <= h.last {

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"context"
 	"log/slog"
 	"math"
 	"time"
@@ -9,13 +10,13 @@ import (
 // Options configures a Registry. Nil works; a zero field means its documented
 // default, a negative one that the limit or feature is off.
 type Options struct {
-	// MaxEventBytes bounds one event's data. Default 256 KiB.
+	// MaxEventBytes bounds one event's data. Default 256 KiB, at most 64 MiB.
 	MaxEventBytes int
 	// MaxEvents bounds the events one execution retains, and with that how far
 	// a client may lag. Superseded events do not count. Default 4,096.
 	MaxEvents int
 	// MaxBytes bounds the bytes one execution retains: data, frames of every
-	// encoding in use, keys, and about 200 bytes an event of bookkeeping. It
+	// encoding in use, keys, and about 100 bytes an event of bookkeeping. It
 	// holds after each Publish, whose own event is always retained.
 	// Default 4 MiB.
 	MaxBytes int
@@ -60,9 +61,29 @@ type Options struct {
 	// Default LagGap.
 	Lag LagPolicy
 	// AwaitUnknown makes Register accept a Last-Event-ID for an execution that
-	// is not known, announce a gap, and wait for its events. By default it
-	// returns ErrUnknown, so that viewers of what is long gone stop asking.
+	// is not known, announce a gap if there may be one, and wait for its
+	// events. By default it returns ErrUnknown, so that viewers of what is
+	// long gone stop asking.
 	AwaitUnknown bool
+
+	// Traceparent, if set, is called by each Publish whose event has no
+	// Traceparent and is otherwise in order, with Publish's ctx and no lock
+	// held; what it returns becomes the event's. "" is none, as is anything
+	// invalid: that is logged, since a fault in tracing is no reason to lose
+	// an event.
+	Traceparent func(context.Context) string
+
+	// PublishDone, if set, is called at the end of each Publish, with the ID it
+	// was given, how long it took, and what it returned. Unlike hooks it is
+	// called at once, in the goroutine of the caller, several at a time; no
+	// lock is held. One that panics is logged and counted.
+	PublishDone func(executionID string, took time.Duration, err error)
+
+	// Backplane, if set, is shared with the registries of other nodes: what
+	// any of them publishes, the viewers of all of them see. The registry
+	// then holds only the executions it has viewers of, as copies. Default:
+	// none, the registry is all there is.
+	Backplane Backplane
 
 	// Hooks are called as things happen.
 	Hooks Hooks
@@ -88,6 +109,7 @@ func (o *Options) withDefaults() Options {
 		r = *o
 	}
 	limit(&r.MaxEventBytes, 256<<10)
+	r.MaxEventBytes = min(r.MaxEventBytes, maxData)
 	limit(&r.MaxEvents, 4096)
 	limit(&r.MaxBytes, 4<<20)
 	limit(&r.MaxTotalBytes, 1<<30)

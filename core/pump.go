@@ -9,7 +9,8 @@ import (
 // pumps runs lanes that have something to do. A pump is a goroutine that lives
 // while there are such lanes; there are at most max.
 type pumps struct {
-	max int
+	max   int
+	start func() // run: a method value made once spares each start an allocation
 
 	mu      sync.Mutex
 	queue   []*lane
@@ -30,7 +31,7 @@ func (p *pumps) push(l *lane) {
 	}
 	p.mu.Unlock()
 	if start {
-		go p.run()
+		go p.start()
 	}
 }
 
@@ -213,6 +214,8 @@ func (r *round) visit(c *Client) {
 		r.pump(c)
 	case c.gone.Load():
 		r.lane.drop(c)
+	case c.part != nil:
+		c.part.rouse()
 	default:
 		c.unpark()
 	}
@@ -223,7 +226,8 @@ func (r *round) visit(c *Client) {
 func (r *round) pump(c *Client) {
 	for {
 		b := &r.batch
-		if b.events == 0 || c.pos != b.from || c.request.Load() != nil {
+		fresh := c.pos == 0 && c.missed.any // with a backplane 0 is a position, too
+		if b.events == 0 || c.pos != b.from || fresh || c.request.Load() != nil {
 			t := c.next()
 			switch {
 			case t.ended:

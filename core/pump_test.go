@@ -20,14 +20,14 @@ func TestNoWakeUpIsLost(t *testing.T) {
 		"unregister": func(r *Registry, c *Client) { c.Unregister() },
 		"heartbeat":  func(r *Registry, c *Client) { time.Sleep(2 * time.Second) },
 	} {
-		t.Run(name, func(t *testing.T) {
+		test := func(t *testing.T, register func(r *Registry) (*Client, error)) {
 			synctest.Test(t, func(t *testing.T) {
 				r := New(&Options{Heartbeat: time.Second})
-				c, err := r.Register("x", nil)
+				c, err := register(r)
 				require.NoError(t, err)
 				require.NoError(t, c.own(newViewer()))
 				c.wake = make(chan struct{}, 1)
-				c.lane.arrive(c)
+				c.arrive()
 				synctest.Wait()
 				task := c.next()
 				require.True(t, task.rest)
@@ -48,6 +48,12 @@ func TestNoWakeUpIsLost(t *testing.T) {
 				c.lane.poke(c)
 				c.finish(nil)
 			})
+		}
+		t.Run(name, func(t *testing.T) {
+			test(t, func(r *Registry) (*Client, error) { return r.Register("x", nil) })
+		})
+		t.Run(name+"/several", func(t *testing.T) {
+			test(t, func(r *Registry) (*Client, error) { return r.RegisterAll([]string{"y", "x"}, nil) })
 		})
 	}
 }

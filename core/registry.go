@@ -17,21 +17,24 @@ import (
 // All methods may be called concurrently.
 type Registry struct {
 	opts     Options
-	hooked   bool // some hook is set
 	hooks    hooks
 	start    time.Time // what now counts from
 	pumps    pumps
 	bytes    atomic.Int64 // retained by all logs
 	counters counters
+	down     atomic.Int64 // executions for which the backplane cannot be reached
+	away     atomic.Bool  // that has been said
 
 	// Locks are taken in the order Registry.mu, execution.mu, lane.mu,
 	// pumps.mu. None is held while anything blocks or foreign code runs, but
 	// for encoders.
 	mu         sync.Mutex
 	lastID     uint64
+	forgotten  uint64 // lastID when an execution with events was last forgotten, or at the start: no log lacks what is behind it
 	executions map[string]*execution
 	finished   list.List             // of *execution, in the order they were closed
 	encoders   [maxEncodings]Encoder // an encoder's index is its slot; set once, before any client has it
+	several    [maxEncodings]bool    // for clients of several executions; likewise
 	clients    int
 	draining   bool          // Shutdown has begun: no more clients
 	closed     bool          // Shutdown has returned: no more events
@@ -51,11 +54,9 @@ func New(opts *Options) *Registry {
 		// restarts as well.
 		lastID: uint64(start.UnixMicro()),
 	}
-	h := &r.opts.Hooks
+	r.forgotten = r.lastID
 	r.hooks.queues = map[string]*hookQueue{}
-	r.hooked = h.FirstViewer != nil || h.LastViewer != nil || h.Published != nil || h.Registered != nil ||
-		h.Left != nil || h.Delivered != nil || h.Gap != nil || h.Slow != nil || h.Finished != nil
-	r.pumps.max = runtime.GOMAXPROCS(0)
+	r.pumps.max, r.pumps.start = runtime.GOMAXPROCS(0), r.pumps.run
 	return r
 }
 
@@ -74,10 +75,19 @@ func (r *Registry) Heartbeat() time.Duration { return r.opts.Heartbeat }
 //
 // It returns an error, and has changed nothing, if ctx is done, if the ID or
 // the event is invalid (ErrExecutionID, ErrEventType, ErrReservedType,
-// ErrEventKey, ErrEventData, ErrEventID, ErrEventTooLarge), if the execution
-// has been closed (ErrFinished), if there are too many executions
-// (ErrTooManyExecutions), or after Shutdown (ErrShutdown).
+// ErrEventKey, ErrEventData, ErrEventID, ErrTraceparent, ErrEventTooLarge), if
+// the execution has been closed (ErrFinished), if another event came before it
+// (ErrConflict), if there are too many executions (ErrTooManyExecutions), or
+// after Shutdown (ErrShutdown).
+//
+// With a backplane, nil means that this has stored the event. Publish waits for
+// that, and while it cannot be reached tries again until ctx ends; then the
+// error wraps ErrUnavailable, and the event may have been stored or not.
 func (r *Registry) Publish(ctx context.Context, executionID string, e Event) (id uint64, err error) {
+	if done := r.opts.PublishDone; done != nil {
+		start := r.now()
+		defer func() { r.guard(func() { done(executionID, r.now()-start, err) }) }()
+	}
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -88,7 +98,13 @@ func (r *Registry) Publish(ctx context.Context, executionID string, e Event) (id
 		r.refused(executionID, err)
 		return 0, err
 	}
-	x, id, err := r.number(executionID)
+	if r.opts.Traceparent != nil && e.Traceparent == "" {
+		e.Traceparent = r.traceparent(ctx, executionID)
+	}
+	if r.opts.Backplane != nil {
+		return r.append(ctx, executionID, e)
+	}
+	x, id, err := r.number(executionID, e.After)
 	if err != nil {
 		r.refused(executionID, err)
 		return 0, err
@@ -104,9 +120,10 @@ func (r *Registry) Publish(ctx context.Context, executionID string, e Event) (id
 }
 
 // number draws the ID of an event and returns the execution it belongs to, with
-// its lock held. Both locks are held while it is drawn, so that whoever holds
-// the registry's sees every event up to lastID once it has the executions'.
-func (r *Registry) number(executionID string) (*execution, uint64, error) {
+// its lock held. Both locks are held while it is drawn and the version raised,
+// so that whoever has held the registry's sees every event up to lastID once it
+// has had the executions', and from the versions which these are.
+func (r *Registry) number(executionID string, after *uint64) (*execution, uint64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -121,7 +138,12 @@ func (r *Registry) number(executionID string) (*execution, uint64, error) {
 		x.mu.Unlock()
 		return nil, 0, ErrFinished
 	}
+	if after != nil && *after != x.log.last {
+		defer x.mu.Unlock()
+		return nil, 0, fmt.Errorf("%w: that is %d, not %d", ErrConflict, x.log.last, *after)
+	}
 	r.lastID++
+	x.version.Add(1)
 	return x, r.lastID, nil
 }
 
@@ -145,7 +167,9 @@ func (r *Registry) PublishJSON(ctx context.Context, executionID, eventType strin
 // It returns ErrExecutionID, ErrUnknown (a Last-Event-ID for an execution that
 // is not known), ErrFinished (the viewer has everything), ErrShutdown,
 // ErrTooManyExecutions, ErrTooManyClients, ErrTooManyExecutionClients or
-// ErrEncoder.
+// ErrEncoder. With a backplane it waits for the history of an execution that
+// nobody has watched here before, at most three seconds, and may return
+// ErrUnavailable.
 func (r *Registry) Register(executionID string, opts *ClientOptions) (*Client, error) {
 	if opts == nil {
 		opts = &ClientOptions{}
@@ -153,7 +177,11 @@ func (r *Registry) Register(executionID string, opts *ClientOptions) (*Client, e
 	if err := checkExecutionID(executionID); err != nil {
 		return nil, err
 	}
-	c, err := r.register(executionID, opts)
+	register := r.register
+	if r.opts.Backplane != nil {
+		register = r.registerShared
+	}
+	c, err := register(executionID, opts)
 	if err != nil {
 		r.refused(executionID, err)
 		return nil, err
@@ -163,25 +191,18 @@ func (r *Registry) Register(executionID string, opts *ClientOptions) (*Client, e
 }
 
 func (r *Registry) register(executionID string, opts *ClientOptions) (*Client, error) {
-	enc := opts.Encoder
-	if enc == nil {
-		enc = SSE
-	}
-	if !reflect.ValueOf(enc).Comparable() {
-		return nil, fmt.Errorf("%w: %T is not comparable", ErrEncoder, enc)
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.draining {
-		return nil, ErrShutdown
+	if err := r.admit(); err != nil {
+		return nil, err
 	}
-	if r.clients >= r.opts.MaxClients {
-		return nil, ErrTooManyClients
+	if r.opts.Backplane != nil && !r.followed(executionID) {
+		return nil, errUnfollowed
 	}
-	if r.executions[executionID] == nil && opts.LastEventID != "" && !r.opts.AwaitUnknown {
+	if opts.LastEventID != "" && !r.opts.AwaitUnknown && !r.knows(executionID) {
 		return nil, ErrUnknown
 	}
-	slot, err := r.slot(enc)
+	slot, err := r.slot(opts.Encoder, false)
 	if err != nil {
 		return nil, err
 	}
@@ -203,14 +224,41 @@ func (r *Registry) register(executionID string, opts *ClientOptions) (*Client, e
 	return c, nil
 }
 
-// slot returns the index of an encoder, which it gives to a new one.
-func (r *Registry) slot(e Encoder) (int, error) {
+// knows reports whether an execution has begun. r.mu is held.
+func (r *Registry) knows(executionID string) bool {
+	x := r.executions[executionID]
+	return x != nil && (r.opts.Backplane == nil || x.began())
+}
+
+// admit returns an error if no more clients can be. r.mu is held.
+func (r *Registry) admit() error {
+	if r.draining {
+		return ErrShutdown
+	}
+	if r.clients >= r.opts.MaxClients {
+		return ErrTooManyClients
+	}
+	return nil
+}
+
+// slot returns the index of an encoder, which it gives to a new one. One for
+// clients of several executions has an index of its own. r.mu is held.
+func (r *Registry) slot(e Encoder, several bool) (int, error) {
+	if e == nil {
+		e = SSE
+	}
+	if !reflect.ValueOf(e).Comparable() {
+		return 0, fmt.Errorf("%w: %T is not comparable", ErrEncoder, e)
+	}
+	if several && e == SSE {
+		e = sseEncoder{several: true}
+	}
 	for i, known := range &r.encoders {
-		switch known {
-		case e:
+		switch {
+		case known == e && r.several[i] == several:
 			return i, nil
-		case nil:
-			r.encoders[i] = e
+		case known == nil:
+			r.encoders[i], r.several[i] = e, several
 			return i, nil
 		}
 	}
@@ -222,7 +270,7 @@ func (r *Registry) execution(id string) (*execution, error) {
 	if x := r.executions[id]; x != nil {
 		return x, nil
 	}
-	if len(r.executions) >= r.opts.MaxExecutions && !r.forgetOldest() {
+	if len(r.executions) >= r.opts.MaxExecutions && !r.forgetOldest(nil) {
 		return nil, ErrTooManyExecutions
 	}
 	x := newExecution(r, id)
@@ -258,12 +306,36 @@ func (r *Registry) lookup(executionID string) *execution {
 //
 // Closing again waits again. Closing an execution that is not known does
 // nothing. A closed execution is remembered for Options.Retention.
+//
+// With a backplane the execution is finished on all nodes, and Close waits for
+// the clients of this one. One without events is not known to it. If ctx ends
+// before the backplane has stored that, the error wraps ErrUnavailable.
 func (r *Registry) Close(ctx context.Context, executionID string) error {
+	x, err := r.seal(ctx, executionID)
+	if x == nil {
+		return err
+	}
+	select {
+	case <-x.drained:
+		return nil
+	case <-ctx.Done():
+	}
+	if !x.isSealed() { // the backplane has stored the end, but not yet told us
+		return unavailable(ctx.Err())
+	}
+	return x.cut(ctx)
+}
+
+// seal ends an execution's log and returns it, if it is known.
+func (r *Registry) seal(ctx context.Context, executionID string) (*execution, error) {
+	if r.opts.Backplane != nil {
+		return r.sealShared(ctx, executionID)
+	}
 	r.mu.Lock()
 	x := r.executions[executionID]
 	if x == nil {
 		r.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	x.mu.Lock()
 	sealed := x.seal()
@@ -274,30 +346,28 @@ func (r *Registry) Close(ctx context.Context, executionID string) error {
 		wake(lanes)
 		x.runHooks()
 	}
-	select {
-	case <-x.drained:
-		return nil
-	case <-ctx.Done():
-	}
-	return x.cut(ctx)
+	return x, nil
 }
 
 // Forget drops an execution at once, with all its events: its clients end with
-// ErrUnregistered, and its ID can be used for a new execution.
+// ErrUnregistered, and its ID can be used for a new execution. With
+// a backplane, it is dropped on all nodes: Forget waits for that to take it, for
+// ten seconds at most, and logs a failure.
 func (r *Registry) Forget(executionID string) {
+	if r.opts.Backplane != nil {
+		r.forgetShared(executionID)
+	} else if x := r.lookup(executionID); x != nil {
+		r.forget(x)
+	}
+}
+
+func (r *Registry) forget(x *execution) {
 	r.mu.Lock()
-	x := r.executions[executionID]
-	var clients []*Client
-	if x != nil {
-		x.mu.Lock()
-		clients = append(clients, x.clients...)
-		x.forget()
-		x.mu.Unlock()
-	}
+	x.mu.Lock()
+	clients := slices.Clone(x.clients)
+	x.forget()
+	x.mu.Unlock()
 	r.mu.Unlock()
-	if x == nil {
-		return
-	}
 	for _, c := range clients {
 		c.end(ErrUnregistered, now)
 	}
@@ -318,9 +388,17 @@ func (r *Registry) Shutdown(ctx context.Context) error {
 	r.mu.Lock()
 	r.draining = true
 	clients := make([]*Client, 0, r.clients)
+	merged := map[*Client]bool{}
 	for _, x := range r.executions {
 		x.mu.Lock()
-		clients = append(clients, x.clients...)
+		for _, c := range x.clients {
+			if c.part == nil {
+				clients = append(clients, c)
+			} else if whole := c.part.whole; !merged[whole] {
+				merged[whole] = true
+				clients = append(clients, whole)
+			}
+		}
 		x.mu.Unlock()
 	}
 	r.checkEmpty()
@@ -398,12 +476,12 @@ func (r *Registry) checkEmpty() {
 }
 
 // forgetOldest makes room by forgetting the finished execution that was closed
-// first, of those nobody watches. r.mu is held.
-func (r *Registry) forgetOldest() bool {
+// first, of those nobody watches and the caller does not need. r.mu is held.
+func (r *Registry) forgetOldest(needed map[*execution]bool) bool {
 	for el := r.finished.Front(); el != nil; el = el.Next() {
 		x := el.Value.(*execution)
 		x.mu.Lock()
-		unwatched := len(x.clients) == 0
+		unwatched := len(x.clients) == 0 && x.expected == 0 && !needed[x]
 		if unwatched {
 			x.forget()
 		}
@@ -426,7 +504,7 @@ func (r *Registry) shrink() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.bytes.Load() > limit && r.forgetOldest() {
+	for r.bytes.Load() > limit && r.forgetOldest(nil) {
 	}
 	if r.bytes.Load() <= limit {
 		return

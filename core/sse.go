@@ -30,24 +30,27 @@ type Frame struct {
 	// if HasRetry is set.
 	Retry    time.Duration
 	HasRetry bool
+	// Traceparent is the traceparent field, which is none of the standard's:
+	// other readers ignore it. Decode takes any text for one.
+	Traceparent string
 	// Comment is the text of the comment lines, joined by LF.
 	Comment string
 }
 
 // FrameError says which field of a Frame cannot be encoded, and why.
 type FrameError struct {
-	Field  string // id, event, data, retry or comment
+	Field  string // id, event, traceparent, data, retry or comment
 	Reason string
 }
 
 func (e *FrameError) Error() string { return "execcast: frame field " + e.Field + " " + e.Reason }
 
 // AppendFrame appends f to dst as text/event-stream, fields in the order
-// comment, retry, id, event, data. It returns dst unchanged and a *FrameError
-// if a field would not arrive as it is: id and event must be one line without
-// NUL and outer spaces, retry whole milliseconds and not negative, and all of
-// it UTF-8. Line breaks in data and comment may be CR, LF or CRLF; they arrive
-// as LF.
+// comment, retry, id, event, traceparent, data. It returns dst unchanged and a
+// *FrameError if a field would not arrive as it is: id, event and traceparent
+// must be one line without NUL and outer spaces, retry whole milliseconds and
+// not negative, and all of it UTF-8. Line breaks in data and comment may be CR,
+// LF or CRLF; they arrive as LF.
 func AppendFrame(dst []byte, f Frame) ([]byte, error) {
 	if err := f.check(); err != nil {
 		return dst, err
@@ -67,7 +70,7 @@ func AppendFrame(dst []byte, f Frame) ([]byte, error) {
 		dst = append(dst, f.ID...)
 		dst = append(dst, '\n')
 	}
-	return appendEvent(dst, f.Type, f.Data), nil
+	return appendEvent(dst, f.Type, f.Traceparent, f.Data), nil
 }
 
 func (f *Frame) check() error {
@@ -76,6 +79,9 @@ func (f *Frame) check() error {
 	}
 	if reason := badLine(f.Type); reason != "" {
 		return &FrameError{"event", reason}
+	}
+	if reason := badLine(f.Traceparent); reason != "" {
+		return &FrameError{"traceparent", reason}
 	}
 	switch {
 	case f.Retry < 0:
@@ -112,17 +118,28 @@ func badLine(s string) string {
 	return ""
 }
 
-// appendEvent ends a frame: the event and data fields and the empty line.
-func appendEvent(dst []byte, typ string, data []byte) []byte {
+// appendEvent ends a frame: the event, traceparent and data fields and the
+// empty line.
+func appendEvent(dst []byte, typ, traceparent string, data []byte) []byte {
+	dst = appendNames(dst, typ, traceparent)
+	if data != nil {
+		dst = appendLines(dst, "data: ", data)
+	}
+	return append(dst, '\n')
+}
+
+func appendNames(dst []byte, typ, traceparent string) []byte {
 	if typ != "" {
 		dst = append(dst, "event: "...)
 		dst = append(dst, typ...)
 		dst = append(dst, '\n')
 	}
-	if data != nil {
-		dst = appendLines(dst, "data: ", data)
+	if traceparent != "" {
+		dst = append(dst, "traceparent: "...)
+		dst = append(dst, traceparent...)
+		dst = append(dst, '\n')
 	}
-	return append(dst, '\n')
+	return dst
 }
 
 // appendLines appends each line of s behind prefix. The prefix ends in a
@@ -174,19 +191,50 @@ func lineBreak[T string | []byte](s T) int {
 	return -1
 }
 
-type sseEncoder struct{}
+// sseEncoder has, for clients of several executions, a second value that wraps
+// all data, also that of events which name no execution.
+type sseEncoder struct{ several bool }
 
-func (sseEncoder) AppendEvent(dst []byte, e Event) []byte {
+func (s sseEncoder) AppendEvent(dst []byte, e Event) []byte {
 	if e.ID != 0 {
 		dst = append(dst, "id: "...)
 		dst = strconv.AppendUint(dst, e.ID, 10)
 		dst = append(dst, '\n')
 	}
+	if s.several || e.ExecutionID != "" {
+		return appendNamed(dst, e)
+	}
 	data := e.Data
 	if data == nil {
 		data = []byte{}
 	}
-	return appendEvent(dst, e.Type, data)
+	return appendEvent(dst, e.Type, e.Traceparent, data)
+}
+
+// appendNamed ends a frame as appendEvent does, with data that is an object:
+// it names the execution and holds the event's data.
+func appendNamed(dst []byte, e Event) []byte {
+	dst = appendNames(dst, e.Type, e.Traceparent)
+	dst = append(dst, "data: {"...)
+	if e.ExecutionID != "" {
+		dst = append(dst, `"execution":`...)
+		dst = appendJSONString(dst, e.ExecutionID)
+		dst = append(dst, ',')
+	}
+	dst = append(dst, `"data":`...)
+	if isJSON(e.Data) {
+		for data, more := e.Data, true; more; {
+			var line []byte
+			line, data, more = cutLine(data)
+			dst = append(dst, line...)
+			if more {
+				dst = append(dst, "\ndata: "...)
+			}
+		}
+	} else {
+		dst = appendJSONString(dst, e.Data)
+	}
+	return append(dst, "}\n\n"...)
 }
 
 // AppendHeartbeat appends a comment.
@@ -331,6 +379,8 @@ func (d *decoder) endLine(line []byte, emit func(Frame) bool) bool {
 		d.any = true
 	case "event":
 		d.frame.Type, d.any = string(value), true
+	case "traceparent":
+		d.frame.Traceparent, d.any = string(value), true
 	case "id":
 		if bytes.IndexByte(value, 0) < 0 {
 			d.frame.ID, d.frame.HasID, d.any = string(value), true, true

@@ -26,7 +26,7 @@ type eventStream struct {
 	retry       *big.Int
 }
 
-type message struct{ typ, data, lastEventID string }
+type message struct{ typ, data, lastEventID, traceparent string }
 
 func interpret(stream []byte) (s eventStream) {
 	// "Streams must be decoded using the UTF-8 decode algorithm", which strips
@@ -38,7 +38,7 @@ func interpret(stream []byte) (s eventStream) {
 	lines := strings.Split(text, "\n")
 	lines = lines[:len(lines)-1]
 
-	data, eventType, idBuffer := "", "", ""
+	data, eventType, idBuffer, traceparent := "", "", "", ""
 	process := func(field, value string) {
 		switch field {
 		case "event":
@@ -53,6 +53,8 @@ func interpret(stream []byte) (s eventStream) {
 			if value != "" && strings.Trim(value, "0123456789") == "" {
 				s.retry, _ = new(big.Int).SetString(value, 10)
 			}
+		case "traceparent": // not of the standard
+			traceparent = value
 		}
 	}
 	for _, line := range lines {
@@ -60,15 +62,15 @@ func interpret(stream []byte) (s eventStream) {
 		case line == "":
 			s.lastEventID = idBuffer
 			if data == "" {
-				eventType = ""
+				eventType, traceparent = "", ""
 				continue
 			}
-			m := message{typ: "message", data: strings.TrimSuffix(data, "\n"), lastEventID: s.lastEventID}
+			m := message{"message", strings.TrimSuffix(data, "\n"), s.lastEventID, traceparent}
 			if eventType != "" {
 				m.typ = eventType
 			}
 			s.messages = append(s.messages, m)
-			data, eventType = "", ""
+			data, eventType, traceparent = "", "", ""
 		case colon == 0: // a comment
 		case colon > 0:
 			process(line[:colon], strings.TrimPrefix(line[colon+1:], " "))
@@ -145,7 +147,7 @@ func fold(frames []Frame) (s eventStream) {
 		if f.Data == nil {
 			continue
 		}
-		m := message{f.Type, string(f.Data), s.lastEventID}
+		m := message{f.Type, string(f.Data), s.lastEventID, f.Traceparent}
 		if m.typ == "" {
 			m.typ = "message"
 		}
@@ -231,7 +233,8 @@ func checkDecode(stream, cuts []byte) error {
 
 func equalFrames(a, b Frame) bool {
 	return a.ID == b.ID && a.HasID == b.HasID && a.Type == b.Type && (a.Data == nil) == (b.Data == nil) &&
-		bytes.Equal(a.Data, b.Data) && a.Retry == b.Retry && a.HasRetry == b.HasRetry && a.Comment == b.Comment
+		bytes.Equal(a.Data, b.Data) && a.Retry == b.Retry && a.HasRetry == b.HasRetry && a.Comment == b.Comment &&
+		a.Traceparent == b.Traceparent
 }
 
 func FuzzDecode(f *testing.F) {
@@ -246,7 +249,7 @@ func FuzzDecode(f *testing.F) {
 		"event: open\ndata: x\n\n", "event: x\n\ndata: y\n\n", "event\ndata\n\n", "event: a\nevent\ndata: x\n\n",
 		"Data: x\n\n", " data: x\n\n", "data : x\n\n", "datax: y\n\n", ":\n\n", "::\n:data: x\n\n", ": a\n:b\n:\n\n",
 		"data: \xff\n\n", "data: \xed\xa0\x80\n\n", "data: \xf4\x90\x80\x80\n\n", "data: \xe2\x82\n\n", "data: \xf0\x9f\x98\n\n", "event: \xc0\x80\ndata:\n\n",
-		"d\xffata: x\n\n", "data: a\u2028b\u0085c\vd\n\n", "id: \xff\ndata: \xe2\x82", ": \xe2\x82\n\n", "data:\x00\n\n",
+		"d\xffata: x\n\n", "data: a\u2028b\u0085c\vd\n\n", "traceparent: a\n\ndata: b\n\n", "traceparent\ndata\n\n", "traceparent:b\ndata\ntraceparent:  c\n\ndata\n\n", "id: \xff\ndata: \xe2\x82", ": \xe2\x82\n\n", "data:\x00\n\n",
 	} {
 		f.Add([]byte(s), []byte(nil))
 		f.Add([]byte(s), []byte{1})
@@ -275,7 +278,7 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("%q, at most %d: in pieces %+v %v, whole %+v %v", stream, limit, frames, err, again, errAgain)
 			}
 			for _, f := range frames {
-				if len(f.ID)+len(f.Type)+len(f.Data)+len(f.Comment) > 3*limit { // each invalid byte becomes three
+				if len(f.ID)+len(f.Type)+len(f.Data)+len(f.Comment)+len(f.Traceparent) > 3*limit { // each invalid byte becomes three
 					t.Fatalf("%q, at most %d: %+v", stream, limit, f)
 				}
 			}
@@ -289,17 +292,21 @@ func normal(s string) string {
 }
 
 func FuzzAppendFrame(f *testing.F) {
-	f.Add("1", false, "task-start", "a\nb", true, int64(0), false, "")
-	f.Add("", true, "", "", true, int64(2000), true, "why")
-	f.Add("", false, "", "", false, int64(0), true, "")
-	f.Add("x\r", false, "y\n", "\xff", true, int64(-1), false, "\xff")
-	f.Add("é", true, "a:b", " \r\n\r \r", true, int64(86_400_000), false, "\n\r")
-	f.Add("\ufeff", false, "\ufeff", "\ufeff", true, int64(1), false, "\ufeff:")
-	f.Add(" a", false, " ", "id: 1\n\ndata: forged", true, int64(1), false, "\n\ndata: forged\n\n")
-	f.Add("a\x00", false, "b\x00", "\x00", true, int64(0), false, "\x00")
-	f.Add("\t", false, "\v", ":", true, int64(0), false, " x")
-	f.Fuzz(func(t *testing.T, id string, hasID bool, typ, data string, hasData bool, ms int64, hasRetry bool, comment string) {
-		frame := Frame{ID: id, HasID: hasID, Type: typ, Retry: time.Duration(ms%31_536_000_000) * time.Millisecond, HasRetry: hasRetry, Comment: comment}
+	f.Add("1", false, "task-start", "a\nb", true, int64(0), false, "", "")
+	f.Add("", true, "", "", true, int64(2000), true, "why", "")
+	f.Add("", false, "", "", false, int64(0), true, "", "")
+	f.Add("x\r", false, "y\n", "\xff", true, int64(-1), false, "\xff", "")
+	f.Add("é", true, "a:b", " \r\n\r \r", true, int64(86_400_000), false, "\n\r", "")
+	f.Add("\ufeff", false, "\ufeff", "\ufeff", true, int64(1), false, "\ufeff:", "")
+	f.Add(" a", false, " ", "id: 1\n\ndata: forged", true, int64(1), false, "\n\ndata: forged\n\n", "")
+	f.Add("a\x00", false, "b\x00", "\x00", true, int64(0), false, "\x00", "")
+	f.Add("\t", false, "\v", ":", true, int64(0), false, " x", "")
+	f.Add("1", true, "t", "a", true, int64(0), false, "", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	f.Add("", false, "", "", false, int64(0), false, "", "a")
+	f.Add("", false, "", "a", true, int64(0), false, "", "a\ndata: forged")
+	f.Fuzz(func(t *testing.T, id string, hasID bool, typ, data string, hasData bool, ms int64, hasRetry bool, comment, traceparent string) {
+		frame := Frame{ID: id, HasID: hasID, Type: typ, Retry: time.Duration(ms%31_536_000_000) * time.Millisecond, HasRetry: hasRetry,
+			Comment: comment, Traceparent: traceparent}
 		if hasData {
 			frame.Data = []byte(data)
 		}
@@ -314,6 +321,8 @@ func FuzzAppendFrame(f *testing.F) {
 			field = "id"
 		case bad(typ):
 			field = "event"
+		case bad(traceparent):
+			field = "traceparent"
 		case frame.Retry < 0:
 			field = "retry"
 		case hasData && !utf8.ValidString(data):
@@ -350,7 +359,7 @@ func FuzzAppendFrame(f *testing.F) {
 		}
 		before, after := Frame{Data: []byte("before")}, Frame{Data: []byte("after")}
 		all := []Frame{before, want, after}
-		if !want.HasID && !want.HasRetry && want.Type == "" && want.Data == nil && want.Comment == "" {
+		if !want.HasID && !want.HasRetry && want.Type == "" && want.Data == nil && want.Comment == "" && want.Traceparent == "" {
 			all = []Frame{before, after} // an empty line is no frame
 		}
 		if !slices.EqualFunc(frames, all, equalFrames) {
@@ -367,22 +376,23 @@ func FuzzAppendFrame(f *testing.F) {
 func FuzzPublish(f *testing.F) {
 	for _, s := range []string{"", "x", `{"a":[1,2.5e3,null]}`, "1", `"x"`, "a\r\nb\rc\n", " \n ", "\x00\x1f\x7f", "\u2028\u2029", "\ufeff{}", "\xff",
 		`{"a":1}{}`, "[", `"\ud800"`, "\\\"", "\t1\n", strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000), "é€😀", "id: 1\n\n: x"} {
-		f.Add("t", "k", s)
-		f.Add(s, s, "x")
+		f.Add("t", "k", s, "")
+		f.Add(s, s, "x", s)
+		f.Add("t", "k", s, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 	}
-	f.Fuzz(func(t *testing.T, typ, key, data string) {
-		e := Event{Type: typ, Key: key, Data: []byte(data)}
+	f.Fuzz(func(t *testing.T, typ, key, data, traceparent string) {
+		e := Event{Type: typ, Key: key, Data: []byte(data), Traceparent: traceparent}
 		if e.check(1<<20) != nil {
 			return
 		}
 		data = normal(data)
-		e = Event{ID: 42, Type: typ, Data: appendLF(nil, e.Data)}
+		e.ID, e.Data = 42, appendLF(nil, e.Data)
 		frame := SSE.AppendEvent([]byte("data: before\n\n"), e)
 		if typ == "" {
 			typ = "message"
 		}
 		stream := interpret(append(frame, "data: after\n\n"...))
-		want := []message{{"message", "before", ""}, {typ, data, "42"}, {"message", "after", "42"}}
+		want := []message{{"message", "before", "", ""}, {typ, data, "42", traceparent}, {"message", "after", "42", ""}}
 		if !slices.Equal(stream.messages, want) {
 			t.Fatalf("%q: %q, not %q", frame, stream.messages, want)
 		}
@@ -413,6 +423,12 @@ func checkJSON(t *testing.T, e Event, typ, data string) {
 		keys = 3
 		if str(m["id"]) != strconv.FormatUint(e.ID, 10) {
 			t.Fatalf("%q: ID", p)
+		}
+	}
+	if e.Traceparent != "" {
+		keys++
+		if str(m["traceparent"]) != e.Traceparent {
+			t.Fatalf("%q: traceparent, not %q", p, e.Traceparent)
 		}
 	}
 	if len(m) != keys || str(m["event"]) != typ {

@@ -18,6 +18,9 @@ type Stats struct {
 	Slow      uint64 // clients ended with ErrSlowClient
 	Evicted   uint64 // events dropped because of MaxEvents, MaxBytes or MaxTotalBytes
 	Panics    uint64 // of writers, each of which ended one client, and of hooks
+	// DeliveredBytes are those of Delivered, and of the frames that are no
+	// events of an execution: heartbeats, gaps, the end.
+	DeliveredBytes uint64
 
 	// Refused by a limit.
 	TooLarge                uint64 // ErrEventTooLarge
@@ -27,8 +30,8 @@ type Stats struct {
 }
 
 type counters struct {
-	published, delivered, gaps, slow, evicted, panics, shrunk            atomic.Uint64
-	tooLarge, tooManyExecutions, tooManyClients, tooManyExecutionClients atomic.Uint64
+	published, delivered, deliveredBytes, gaps, slow, evicted, panics, shrunk, untraced atomic.Uint64
+	tooLarge, tooManyExecutions, tooManyClients, tooManyExecutionClients                atomic.Uint64
 }
 
 // Stats returns the registry's figures. Each is exact; together they may be of
@@ -41,6 +44,7 @@ func (r *Registry) Stats() Stats {
 	c := &r.counters
 	s.Published = c.published.Load()
 	s.Delivered = c.delivered.Load()
+	s.DeliveredBytes = c.deliveredBytes.Load()
 	s.Gaps = c.gaps.Load()
 	s.Slow = c.slow.Load()
 	s.Evicted = c.evicted.Load()
