@@ -71,23 +71,27 @@ var deliveryCases = []testCase{
 	},
 	{
 		name: "FrameBytes",
-		why: "the bytes of a frame are part of the contract: an SSE frame is id, event and data in this order, each " +
-			"ended by LF, and an empty line; a WebSocket message is one JSON object",
+		why: "the bytes of a frame are part of the contract: an SSE frame is id, event, traceparent and data in this " +
+			"order, each ended by LF, and an empty line; a WebSocket message is one JSON object",
 		run: func(s *suite) {
+			const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 			r := s.room(core.Options{}, Options{})
 			v := r.watch(ViewerOptions{Record: true})
 			seen := r.publish("x",
 				core.Event{Type: "task-start", Data: []byte("{\"taskId\":\n\"a\"}")},
-				core.Event{Data: []byte(`"b"`)})
+				core.Event{Data: []byte(`"b"`)},
+				core.Event{Data: []byte(`"c"`), Traceparent: traceparent})
 			r.expect(v, seen...)
 			want := []string{
 				"id: " + seen[0].ID + "\nevent: task-start\ndata: {\"taskId\":\ndata: \"a\"}\n\n",
 				"id: " + seen[1].ID + "\ndata: \"b\"\n\n",
+				"id: " + seen[2].ID + "\ntraceparent: " + traceparent + "\ndata: \"c\"\n\n",
 			}
 			if r.Transport == WebSocket {
 				want = []string{
 					`{"id":"` + seen[0].ID + `","event":"task-start","data":{"taskId":` + "\n" + `"a"}}`,
 					`{"id":"` + seen[1].ID + `","event":"message","data":"b"}`,
+					`{"id":"` + seen[2].ID + `","event":"message","traceparent":"` + traceparent + `","data":"c"}`,
 				}
 			}
 			for _, w := range want {

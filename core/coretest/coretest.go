@@ -31,6 +31,7 @@ package coretest
 import (
 	"context"
 	"net"
+	"net/url"
 	"slices"
 	"testing"
 	"time"
@@ -77,6 +78,9 @@ type Options struct {
 	// Authorize is part of the adapter's ExecutionID option: if it returns an
 	// error for the execution ID of the path, so does that option.
 	Authorize func(executionID string) error
+	// Several has the adapter serve several executions in one stream: its
+	// option ExecutionIDs returns what the method ExecutionIDs does.
+	Several bool
 	// AllowedOrigins, WriteTimeout and Heartbeat are the adapter's options of
 	// the same name.
 	AllowedOrigins []string
@@ -85,6 +89,20 @@ type Options struct {
 	// SendBuffer, if positive, is the size in bytes of the kernel's send
 	// buffer of each accepted connection; see Listen.
 	SendBuffer int
+}
+
+// ExecutionIDs returns the executions that a request with this query wants to
+// see, or the error that its answer tells of.
+func (o Options) ExecutionIDs(query url.Values) ([]string, error) {
+	ids := query["execution"]
+	if o.Authorize != nil {
+		for _, id := range ids {
+			if err := o.Authorize(id); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return ids, nil
 }
 
 // Server is a server that Serve has started.
@@ -146,4 +164,4 @@ type testCase struct {
 
 func only(t Transport) *Transport { return &t }
 
-var cases = slices.Concat(deliveryCases, resumeCases, finishCases, isolationCases, requestCases, webSocketCases)
+var cases = slices.Concat(deliveryCases, resumeCases, finishCases, isolationCases, severalCases, requestCases, webSocketCases)

@@ -1,11 +1,14 @@
 package coretest_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 
+	"github.com/execcast/execcast/core"
 	"github.com/execcast/execcast/core/coretest"
 )
 
@@ -36,4 +39,45 @@ func ExampleConnect() {
 	// Output:
 	// 7 greeting hello, x <nil>
 	// EOF 7
+}
+
+// Two nodes share a backplane: what one publishes, viewers of the other see.
+func ExampleMemory() {
+	ctx := context.Background()
+	shared := coretest.NewMemory()
+	a := core.New(&core.Options{Backplane: shared})
+	b := core.New(&core.Options{Backplane: shared})
+
+	if _, err := a.Publish(ctx, "job-1", core.Event{Data: []byte("hello from a")}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	viewer, err := b.Register("job-1", nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	n, err := a.ClusterClientCount(ctx, "job-1")
+	fmt.Println(n, err)
+	closed := make(chan error)
+	go func() { closed <- a.Close(ctx, "job-1") }()
+	err = viewer.Serve(ctx, data{})
+	fmt.Println(err, <-closed)
+	// Output:
+	// 1 <nil>
+	// data: hello from a
+	// data: {}
+	// <nil> <nil>
+}
+
+// data is a connection that prints what the events carry.
+type data struct{}
+
+func (data) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		if strings.HasPrefix(line, "data: ") {
+			fmt.Print(line)
+		}
+	}
+	return len(p), nil
 }

@@ -49,6 +49,12 @@ func TestFaults(t *testing.T) {
 		{alwaysDone, all[2:], "Shutdown"},
 		{mute, all[2:], "Pings"},
 		{deaf, all[2:], "MissedPongs"},
+
+		{reorders, all, "SeveralInOrder"},
+		{ignoresLastEventID, all, "SeveralResume"},
+		{endsEarly, all, "SeveralFinish"},
+		{hidesGaps, all, "SeveralGap"},
+		{authorisesOne, all, "SeveralAuthorisation"},
 	} {
 		for _, adapter := range f.adapters {
 			t.Run(f.fault+"/"+adapter, func(t *testing.T) {
@@ -73,9 +79,34 @@ func plant(w core.Writer) core.Writer {
 		return &withholder{Writer: w}
 	case interleaves:
 		return &halver{w}
+	case hidesGaps, endsEarly:
+		return &discreet{Writer: w}
 	}
 	return w
 }
+
+// discreet does not write gaps, or nothing behind an end.
+type discreet struct {
+	core.Writer
+	ended bool
+}
+
+func (d *discreet) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		var frame []byte
+		frame, rest = cutFrame(rest)
+		if d.ended || fault == hidesGaps && bytes.Contains(frame, []byte(core.TypeGap)) {
+			continue
+		}
+		d.ended = fault == endsEarly && bytes.Contains(frame, []byte(core.TypeEnd))
+		if _, err := d.Writer.Write(frame); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+func (d *discreet) End(reason error) error { return end2(d.Writer, reason) }
 
 // halver writes the halves of long frames with a heartbeat between.
 type halver struct{ core.Writer }

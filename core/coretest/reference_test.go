@@ -48,15 +48,19 @@ const (
 	neverFlushes       = "never flushes"
 	closesUnread       = "closes with unread input"
 
-	lateHeaders  = "sends no headers before the first event"
-	noDeadline   = "sets no write deadline"
-	keepsGone    = "keeps clients that have left"
-	refusesBadID = "answers 400 to a malformed Last-Event-ID"
-	overloaded   = "answers 503 to whom it turns away"
-	anyOrigin    = "lets pages of any origin in"
-	alwaysDone   = "closes every WebSocket as finished"
-	mute         = "answers no pings"
-	deaf         = "believes in viewers that answer no pings"
+	lateHeaders   = "sends no headers before the first event"
+	noDeadline    = "sets no write deadline"
+	keepsGone     = "keeps clients that have left"
+	refusesBadID  = "answers 400 to a malformed Last-Event-ID"
+	overloaded    = "answers 503 to whom it turns away"
+	anyOrigin     = "lets pages of any origin in"
+	alwaysDone    = "closes every WebSocket as finished"
+	mute          = "answers no pings"
+	authorisesOne = "authorises the first of several executions only"
+	hidesGaps     = "keeps gaps to itself"
+	endsEarly     = "ends with the first of several executions"
+
+	deaf = "believes in viewers that answer no pings"
 )
 
 func init() {
@@ -83,9 +87,18 @@ func serve(h handler) func(t testing.TB, r *core.Registry, o Options) Server {
 func admit(w http.ResponseWriter, r *http.Request, registry *core.Registry, o Options, h handler) {
 	ws := r.Header.Get("Upgrade") == "websocket"
 	id := r.PathValue("executionId")
+	var ids []string
 	origin := r.Header.Get("Origin")
 	var err error
-	if o.Authorize != nil {
+	switch {
+	case o.Several && fault == authorisesOne:
+		ids = r.URL.Query()["execution"]
+		if len(ids) > 0 && o.Authorize != nil {
+			err = o.Authorize(ids[0])
+		}
+	case o.Several:
+		ids, err = o.ExecutionIDs(r.URL.Query())
+	case o.Authorize != nil:
 		err = o.Authorize(id)
 	}
 	switch {
@@ -123,7 +136,11 @@ func admit(w http.ResponseWriter, r *http.Request, registry *core.Registry, o Op
 		opts.Encoder = wsEncoder{}
 	}
 	var c *core.Client
-	if err == nil {
+	switch {
+	case err != nil:
+	case o.Several:
+		c, err = registry.RegisterAll(ids, &opts)
+	default:
 		c, err = registry.Register(id, &opts)
 	}
 	switch {
@@ -133,7 +150,7 @@ func admit(w http.ResponseWriter, r *http.Request, registry *core.Registry, o Op
 		w.WriteHeader(http.StatusForbidden)
 	case errors.Is(err, core.ErrNotFound):
 		w.WriteHeader(http.StatusNotFound)
-	case errors.Is(err, core.ErrExecutionID):
+	case errors.Is(err, core.ErrExecutionID), errors.Is(err, core.ErrExecutionIDs):
 		w.WriteHeader(http.StatusBadRequest)
 	case err != nil && fault == overloaded:
 		w.WriteHeader(http.StatusServiceUnavailable)

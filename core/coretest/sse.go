@@ -1,6 +1,7 @@
 package coretest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,13 +14,14 @@ import (
 // sseState is what the WHATWG HTML standard, section 9.2.6, keeps while it
 // interprets an event stream. It is a transcription of that text, as naive as
 // possible, but for what the standard tolerates and a server of ours never
-// sends: that is an error.
+// sends: that is an error; and for the one field that only ours sends.
 type sseState struct {
 	begun       bool // a byte order mark can no longer come
 	skipLF      bool // a LF would belong to the CR before
 	inBlock     bool // some line has come since the last empty one
 	data        []byte
 	eventType   string
+	traceparent string
 	lastEventID string
 	id          string // lastEventID, if this block has set it
 }
@@ -57,8 +59,7 @@ func (v *Viewer) readLine() error {
 	// If the line is empty: dispatch the event.
 	if line == "" {
 		s.inBlock = false
-		v.dispatch()
-		return nil
+		return v.dispatch()
 	}
 	s.inBlock = true
 	// If the line starts with a colon: ignore the line.
@@ -76,6 +77,8 @@ func (v *Viewer) readLine() error {
 		s.eventType = value
 	case "data":
 		s.data = append(append(s.data, value...), '\n')
+	case "traceparent": // ours
+		s.traceparent = value
 	case "id":
 		if strings.Contains(value, "\x00") {
 			return errors.New("SSE id contains NUL")
@@ -94,17 +97,33 @@ func (v *Viewer) readLine() error {
 }
 
 // dispatch dispatches the event.
-func (v *Viewer) dispatch() {
+func (v *Viewer) dispatch() error {
 	s := &v.sse
-	e := Event{ID: s.id, Type: s.eventType, Data: strings.TrimSuffix(string(s.data), "\n")}
+	e := Event{ID: s.id, Type: s.eventType, Data: strings.TrimSuffix(string(s.data), "\n"), Traceparent: s.traceparent}
 	v.LastEventID = s.lastEventID
 	nothing := len(s.data) == 0
-	s.data, s.eventType, s.id = nil, "", ""
+	s.data, s.eventType, s.id, s.traceparent = nil, "", "", ""
 	if nothing {
-		return
+		return nil
 	}
 	if e.Type == "" {
 		e.Type = "message"
 	}
+	if len(v.opts.ExecutionIDs) == 0 {
+		v.event(e)
+		return nil
+	}
+	// Ours: in a stream of several executions data names the event's.
+	var m struct {
+		Of   string          `json:"execution"`
+		Data json.RawMessage `json:"data"`
+	}
+	d := json.NewDecoder(strings.NewReader(e.Data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&m); err != nil || m.Data == nil {
+		return fmt.Errorf("SSE: data %.80q of several executions: %v", e.Data, err)
+	}
+	e.Execution, e.Data = m.Of, string(m.Data)
 	v.event(e)
+	return nil
 }

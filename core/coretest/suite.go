@@ -87,7 +87,7 @@ func (r *room) publish(executionID string, events ...core.Event) (seen []Event) 
 	for _, e := range events {
 		id, err := r.Publish(r.Context(), executionID, e)
 		require.NoError(r, err)
-		s := Event{ID: strconv.FormatUint(id, 10), Type: e.Type, Data: string(e.Data)}
+		s := Event{ID: strconv.FormatUint(id, 10), Type: e.Type, Data: string(e.Data), Traceparent: e.Traceparent}
 		if s.Type == "" {
 			s.Type = "message"
 		}

@@ -25,6 +25,9 @@ type ViewerOptions struct {
 	Transport   Transport
 	Addr        string // host:port
 	ExecutionID string
+	// ExecutionIDs, if there are any, makes it a stream of several: they are
+	// sent as query parameters "execution".
+	ExecutionIDs []string
 	// LastEventID is sent the way the transport's own clients send it: in the
 	// header of that name, or by WebSocket, which has none, in the query.
 	LastEventID string
@@ -42,9 +45,12 @@ type ViewerOptions struct {
 
 // Event is one event as a viewer sees it.
 type Event struct {
-	ID   string // of this event; "" if it has none
-	Type string // "message" if it has none
-	Data string // from a WebSocket, a JSON text
+	Execution string // in a stream of several: which one's it is; "" if it is none's
+	ID        string // of this event; "" if it has none
+	Type      string // "message" if it has none
+	Data      string // from a WebSocket, a JSON text
+
+	Traceparent string // "" if it has none
 }
 
 // Value is the event's data as a page sees it: what JSON says, or the text if
@@ -121,15 +127,18 @@ func (v *Viewer) request() error {
 	if header == nil {
 		header = http.Header{}
 	}
-	query := ""
+	query := url.Values{}
+	if len(o.ExecutionIDs) > 0 {
+		query["execution"] = o.ExecutionIDs
+	}
 	if o.QueryID != "" {
-		query = "?lastEventId=" + url.QueryEscape(o.QueryID)
+		query.Set("lastEventId", o.QueryID)
 	}
 	var key string
 	switch {
 	case o.Transport == WebSocket:
 		if o.LastEventID != "" {
-			query = "?lastEventId=" + url.QueryEscape(o.LastEventID)
+			query.Set("lastEventId", o.LastEventID)
 		}
 		key = askForWebSocket(header)
 	default:
@@ -139,8 +148,11 @@ func (v *Viewer) request() error {
 		}
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s /api/executions/%s/events%s HTTP/1.1\r\nHost: %s\r\n",
-		o.Method, url.PathEscape(o.ExecutionID), query, o.Addr)
+	target := url.PathEscape(o.ExecutionID) + "/events"
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	fmt.Fprintf(&b, "%s /api/executions/%s HTTP/1.1\r\nHost: %s\r\n", o.Method, target, o.Addr)
 	header.Write(&b)
 	b.WriteString("\r\n")
 	if err := v.SendRaw(b.Bytes()); err != nil {

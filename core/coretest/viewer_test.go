@@ -96,7 +96,7 @@ func TestWebSocketViewer(t *testing.T) {
 			"\x01\x05"+event[:5]+"\x89\x00"+"\x80"+string(byte(len(event)-5))+event[5:]+
 			text(`{"event":"message","data":null}`)+"\x88\x04\x03\xe8ok")
 	require.NoError(t, err)
-	require.Equal(t, []Event{{"7", "a", "[1, null]"}, {"7", "a", "[1, null]"}, {"", "message", "null"}}, events)
+	require.Equal(t, []Event{{ID: "7", Type: "a", Data: "[1, null]"}, {ID: "7", Type: "a", Data: "[1, null]"}, {Type: "message", Data: "null"}}, events)
 	require.Equal(t, []any{json.Number("1"), nil}, events[0].Value())
 	require.Nil(t, events[2].Value())
 	require.Equal(t, "7", v.LastEventID)

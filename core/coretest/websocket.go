@@ -146,7 +146,9 @@ func (v *Viewer) message(p []byte) error {
 	}
 	var m struct {
 		ID    *string         `json:"id"`
+		Of    string          `json:"execution"`
 		Event string          `json:"event"`
+		Trace string          `json:"traceparent"`
 		Data  json.RawMessage `json:"data"`
 	}
 	d := json.NewDecoder(strings.NewReader(string(p)))
@@ -160,7 +162,10 @@ func (v *Viewer) message(p []byte) error {
 	if m.Event == "" || m.Data == nil || m.ID != nil && *m.ID == "" {
 		return fmt.Errorf("WebSocket: message %.80q lacks an event, data, or a usable id", p)
 	}
-	e := Event{Type: m.Event, Data: string(m.Data)}
+	if m.Of != "" && len(v.opts.ExecutionIDs) == 0 {
+		return fmt.Errorf("WebSocket: message %.80q names an execution in a stream of one", p)
+	}
+	e := Event{Execution: m.Of, Type: m.Event, Data: string(m.Data), Traceparent: m.Trace}
 	if m.ID != nil {
 		e.ID = *m.ID
 	}
