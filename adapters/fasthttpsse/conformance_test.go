@@ -1,6 +1,7 @@
 package fasthttpsse_test
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 
@@ -31,8 +32,17 @@ func TestConformance(t *testing.T) {
 							return id, o.Authorize(id)
 						}
 					}
+					if o.Several {
+						opts.ExecutionIDs = func(ctx *fasthttp.RequestCtx) ([]string, error) {
+							query, err := url.ParseQuery(string(ctx.QueryArgs().QueryString()))
+							if err != nil {
+								return nil, err
+							}
+							return o.ExecutionIDs(query)
+						}
+					}
 					h := fasthttpsse.NewHandler(r, opts)
-					s := &fasthttp.Server{CloseOnShutdown: true, Handler: func(ctx *fasthttp.RequestCtx) {
+					s := &fasthttp.Server{CloseOnShutdown: true, ReadBufferSize: 64 << 10, Handler: func(ctx *fasthttp.RequestCtx) {
 						id := strings.TrimSuffix(strings.TrimPrefix(string(ctx.Path()), before), after)
 						ctx.SetUserValue("executionId", id)
 						h.ServeFastHTTP(ctx)

@@ -26,6 +26,14 @@ type Options struct {
 	// Default: the user value "executionId", where fasthttp's routers put
 	// path parameters.
 	ExecutionID func(*fasthttp.RequestCtx) (string, error)
+	// ExecutionIDs returns the executions a request wants to see in one stream,
+	// in which each event names its execution, and decides about each whether
+	// it may; errors are as those of ExecutionID, which is not asked if this is
+	// set. See core.Registry.RegisterAll. None, or more than 1,000, is answered
+	// with 400. A URL that names many may need a larger
+	// fasthttp.Server.ReadBufferSize. It, too, must keep nothing of its
+	// argument.
+	ExecutionIDs func(*fasthttp.RequestCtx) ([]string, error)
 	// AllowedOrigins lists the origins, as in "https://app.example.com", whose
 	// pages may watch besides those of the server's own host; "*" means any.
 	AllowedOrigins []string
@@ -69,17 +77,17 @@ func NewHandler(r *core.Registry, opts *Options) *Handler {
 }
 
 // ServeFastHTTP is the fasthttp.RequestHandler that streams the execution that
-// Options.ExecutionID names.
+// Options.ExecutionID names, or those of Options.ExecutionIDs.
 func (h *Handler) ServeFastHTTP(ctx *fasthttp.RequestCtx) {
 	if !h.admit(ctx) {
 		return
 	}
-	id, err := h.opts.ExecutionID(ctx)
+	target, err := endpoint.TargetOf(ctx, h.opts.ExecutionID, h.opts.ExecutionIDs)
 	if err != nil {
 		h.refuse(ctx, err)
 		return
 	}
-	h.stream(ctx, id)
+	h.stream(ctx, target)
 }
 
 // ServeExecution streams the execution of that ID, for frameworks that keep
@@ -88,7 +96,16 @@ func (h *Handler) ServeFastHTTP(ctx *fasthttp.RequestCtx) {
 // strings that it will overwrite, pass a copy.
 func (h *Handler) ServeExecution(ctx *fasthttp.RequestCtx, executionID string) {
 	if h.admit(ctx) {
-		h.stream(ctx, executionID)
+		h.stream(ctx, endpoint.One(executionID))
+	}
+}
+
+// ServeExecutions streams several executions at once, as Options.ExecutionIDs
+// has ServeFastHTTP do. The caller has authorised the request for each, and
+// passes copies of strings that the framework will overwrite.
+func (h *Handler) ServeExecutions(ctx *fasthttp.RequestCtx, executionIDs []string) {
+	if h.admit(ctx) {
+		h.stream(ctx, endpoint.Several(executionIDs))
 	}
 }
 
@@ -126,12 +143,12 @@ func (h *Handler) refuse(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetBody(endpoint.SSEPreamble(h.opts.Retry, err))
 }
 
-func (h *Handler) stream(ctx *fasthttp.RequestCtx, executionID string) {
+func (h *Handler) stream(ctx *fasthttp.RequestCtx, target endpoint.Target) {
 	if ctx.IsHead() {
 		endpoint.SSEHeaders(ctx.Response.Header.Set)
 		return
 	}
-	c, err := h.registry.Register(executionID, &core.ClientOptions{
+	c, err := target.Register(h.registry, &core.ClientOptions{
 		Encoder:     core.SSE,
 		LastEventID: endpoint.LastEventID(string(ctx.Request.Header.Peek("Last-Event-ID")), string(ctx.QueryArgs().Peek("lastEventId"))),
 		Heartbeat:   h.opts.Heartbeat,

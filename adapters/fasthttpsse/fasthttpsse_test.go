@@ -228,3 +228,22 @@ func TestLeavingIsNoticed(t *testing.T) {
 		})
 	}
 }
+
+// What a framework's own handler has found out, it passes on.
+func TestServeExecutions(t *testing.T) {
+	r := core.New(nil)
+	h := fasthttpsse.NewHandler(r, nil)
+	addr := serve(t, &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { h.ServeExecutions(ctx, []string{"x", "y"}) }})
+	publish(t, r, "1")
+	require.NoError(t, r.Close(t.Context(), "x"))
+	_, in := request(t, addr, "GET / HTTP/1.1\nHost: h\n\n")
+	for line := ""; line != `data: {"execution":"x","data":{}}`; {
+		s, err := in.ReadString('\n')
+		require.NoError(t, err)
+		line = strings.TrimSpace(s)
+	}
+	require.Equal(t, 1, r.ClientCount("y"))
+	r.Forget("y")
+	_, err := io.ReadAll(in)
+	require.NoError(t, err)
+}

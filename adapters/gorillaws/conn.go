@@ -2,6 +2,7 @@ package gorillaws
 
 import (
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -24,7 +25,16 @@ const (
 	closeWait = 2 * time.Second
 )
 
-var errFlood = errors.New("execcast: viewer sends too much")
+var (
+	errFlood    = errors.New("execcast: viewer sends too much")
+	errVanished = errors.New("execcast: viewer answers no pings")
+)
+
+// start is what now counts from: in an int64, unlike a time.Time, it is small
+// and can be shared.
+var start = time.Now()
+
+func now() time.Duration { return time.Since(start) }
 
 // writeBuffers has gorilla keep no write buffer for a connection.
 var writeBuffers sync.Pool
@@ -35,11 +45,13 @@ var writeBuffers sync.Pool
 type conn struct {
 	*socket.Conn
 	ws       *websocket.Conn
-	silence  time.Duration // how long the peer may send nothing, 0 for ever
-	readDone chan struct{}
-	readErr  error       // why reading ended, once readDone is closed
-	leaving  atomic.Bool // reading has the time that Finish gives it
-	taken    atomic.Bool // the handshake is over: gorilla's writes are control frames
+	readDone chan struct{} // closed when reading has ended
+	taken    atomic.Bool   // the handshake is over: gorilla's writes are control frames
+	heard    atomic.Int64  // when the peer last sent something, as now
+
+	// The owner's.
+	silence time.Duration // how long the peer may send nothing, not positive for ever
+	pinged  time.Duration // when the last ping was written, as now
 
 	mu     sync.Mutex
 	within bool   // the owner is writing, or has left a frame unfinished
@@ -51,6 +63,7 @@ type conn struct {
 // take takes the connection over from the handshake.
 func (c *conn) take(ws *websocket.Conn) {
 	c.ws = ws
+	c.heard.Store(int64(now()))
 	c.taken.Store(true)
 	ws.SetReadLimit(maxMessage)
 	ws.SetPingHandler(func(data string) error {
@@ -69,17 +82,33 @@ func (c *conn) take(ws *websocket.Conn) {
 
 // read reads and throws away what the peer sends, which is how its pongs and
 // its close are noticed, until the connection ends. Then it calls gone.
+//
+// This goroutine is most of what an idle viewer costs. What it calls until it
+// waits fits in the 2 KiB of stack it begins with, which is why that neither
+// sets deadlines nor goes through net.Conn: see TestIdleConnection.
 func (c *conn) read(gone func()) {
-	defer gone()
-	defer close(c.readDone)
 	for {
-		if _, _, c.readErr = c.ws.NextReader(); c.readErr != nil {
-			if errors.Is(c.readErr, errFlood) {
+		if _, _, err := c.ws.NextReader(); err != nil {
+			if errors.Is(err, errFlood) {
 				c.control(closeFrame(websocket.ClosePolicyViolation, "too much input"))
 			}
+			close(c.readDone)
+			gone()
 			return
 		}
 	}
+}
+
+// vanished reports, when the owner is about to write p, whether the peer is to
+// be given up: it has left a ping without an answer, and been silent for long.
+func (c *conn) vanished(p []byte) bool {
+	if c.silence <= 0 || len(p) == 0 || p[0] != finPing {
+		return false
+	}
+	before, heard := c.pinged, time.Duration(c.heard.Load())
+	c.pinged = now()
+	// Heartbeats may come an eighth of their interval early.
+	return heard < before && c.pinged-heard >= c.silence-c.silence/8
 }
 
 // control sends a control frame of the reading side between the owner's
@@ -124,6 +153,9 @@ func (c *conn) flush() bool {
 
 // TryWrite sends as much of p, whole frames or the rest of one, as fits now.
 func (c *conn) TryWrite(p []byte) (int, error) {
+	if c.vanished(p) {
+		return 0, errVanished
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.flush() {
@@ -140,6 +172,10 @@ func (c *conn) TryWrite(p []byte) (int, error) {
 // Write sends all of p: whole frames, or the rest that TryWrite left.
 func (c *conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
+	if !c.within && c.vanished(p) {
+		c.mu.Unlock()
+		return 0, errVanished
+	}
 	var first []byte
 	if !c.within {
 		first = c.owed
@@ -169,15 +205,8 @@ func (c *conn) Write(p []byte) (int, error) {
 // End makes the closing handshake, as far as the connection still allows, and
 // lets go of it.
 func (c *conn) End(reason error) error {
-	vanished := false
-	select {
-	case <-c.readDone:
-		var timeout net.Error // gorilla hides os.ErrDeadlineExceeded
-		vanished = errors.As(c.readErr, &timeout) && timeout.Timeout()
-	default:
-	}
 	c.mu.Lock()
-	broken, last := c.within || vanished, c.owed
+	broken, last := c.within || errors.Is(reason, errVanished), c.owed
 	if !c.closed {
 		last = append(last, closeFrame(closeCode(reason))...)
 	}
@@ -198,7 +227,6 @@ func (c *conn) End(reason error) error {
 	case <-c.readDone:
 	case <-patience.C:
 	}
-	c.leaving.Store(true)
 	return c.Finish()
 }
 
@@ -220,23 +248,31 @@ func closeCode(reason error) (code int, text string) {
 type half struct {
 	net.Conn
 	c     *conn
-	input int
-	since time.Time
+	in    io.Reader
+	since time.Duration // when the window began
+	input int           // bytes in it
 }
 
-// Read bounds what the peer may send, and how long it may send nothing.
+// Read bounds what the peer may send.
 func (h *half) Read(p []byte) (int, error) {
-	if h.c.silence > 0 && !h.c.leaving.Load() {
-		h.Conn.SetReadDeadline(time.Now().Add(h.c.silence))
-	}
-	n, err := h.Conn.Read(p)
-	if now := time.Now(); now.Sub(h.since) > inputWindow {
-		h.since, h.input = now, 0
-	}
-	if h.input += n; h.input > maxInput {
+	n, err := h.in.Read(p)
+	if !h.count(n) {
 		return 0, errFlood
 	}
 	return n, err
+}
+
+// count notes that the peer has sent n bytes, and reports whether it may go on.
+//
+//go:noinline
+func (h *half) count(n int) bool {
+	t := now()
+	h.c.heard.Store(int64(t))
+	if t-h.since > inputWindow {
+		h.since, h.input = t, 0
+	}
+	h.input += n
+	return h.input <= maxInput
 }
 
 // Write sends the handshake; afterwards all that gorilla writes by itself are

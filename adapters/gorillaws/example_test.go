@@ -47,3 +47,30 @@ func Example() {
 	// stream-end map[]
 	// websocket: close 1000 (normal): finished
 }
+
+// Authorisation: a handshake that is refused gets a status, not a connection.
+func ExampleOptions() {
+	registry := core.New(nil)
+	server := httptest.NewServer(gorillaws.NewHandler(registry, &gorillaws.Options{
+		ExecutionID: func(r *http.Request) (string, error) {
+			if r.Header.Get("Authorization") != "Bearer secret" {
+				return "", core.ErrUnauthorized
+			}
+			return "build-7", nil
+		},
+	}))
+	defer server.Close()
+	url := "ws" + strings.TrimPrefix(server.URL, "http")
+	_, response, err := websocket.DefaultDialer.Dial(url, nil)
+	fmt.Println(err, response.StatusCode)
+	ws, _, err := websocket.DefaultDialer.Dial(url, http.Header{"Authorization": {"Bearer secret"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer ws.Close()
+	fmt.Println(registry.ClientCount("build-7"))
+	// Output:
+	// websocket: bad handshake 401
+	// 1
+}

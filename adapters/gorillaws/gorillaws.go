@@ -3,6 +3,8 @@
 //
 //	{"id":"1700000000000001","event":"task-start","data":{"taskId":"a"}}
 //
+// In streams of several executions "execution" names the event's.
+//
 // A viewer resumes with the query parameter lastEventId. What it sends is read
 // and thrown away, within limits. The connection ends with close code 1000 when
 // the execution has finished, 1001 when the server goes away, 1013 when the
@@ -32,6 +34,12 @@ type Options struct {
 	// core.ErrNotFound, wrapped or not, are answered with 401, 403 and 404,
 	// any other error with 500. Default: the path value "executionId".
 	ExecutionID func(*http.Request) (string, error)
+	// ExecutionIDs returns the executions a request wants to see in one stream,
+	// in which each event names its execution, and decides about each whether
+	// it may; errors are as those of ExecutionID, which is not asked if this is
+	// set. See core.Registry.RegisterAll. None, or more than 1,000, is answered
+	// with 400.
+	ExecutionIDs func(*http.Request) ([]string, error)
 	// AllowedOrigins lists the origins, as in "https://app.example.com", whose
 	// pages may watch besides those of the server's own host; "*" means any.
 	AllowedOrigins []string
@@ -70,7 +78,7 @@ func NewHandler(r *core.Registry, opts *Options) *Handler {
 	h.upgrader = websocket.Upgrader{
 		// A viewer has next to nothing to say, and gorilla writes only
 		// control frames.
-		ReadBufferSize:   256,
+		ReadBufferSize:   128,
 		WriteBufferSize:  256,
 		WriteBufferPool:  &writeBuffers,
 		HandshakeTimeout: h.opts.WriteTimeout,
@@ -81,20 +89,27 @@ func NewHandler(r *core.Registry, opts *Options) *Handler {
 	return h
 }
 
-// ServeHTTP streams the execution that Options.ExecutionID names.
+// ServeHTTP streams the execution that Options.ExecutionID names, or those of
+// Options.ExecutionIDs.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	id, err := h.opts.ExecutionID(r)
-	h.stream(w, r, id, err)
+	target, err := endpoint.TargetOf(r, h.opts.ExecutionID, h.opts.ExecutionIDs)
+	h.stream(w, r, target, err)
 }
 
 // ServeExecution streams the execution of that ID, for frameworks that keep
 // path parameters where net/http does not look. Options.ExecutionID is not
 // asked: the caller has authorised the request.
 func (h *Handler) ServeExecution(w http.ResponseWriter, r *http.Request, executionID string) {
-	h.stream(w, r, executionID, nil)
+	h.stream(w, r, endpoint.One(executionID), nil)
 }
 
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request, executionID string, err error) {
+// ServeExecutions streams several executions at once, as Options.ExecutionIDs
+// has ServeHTTP do. The caller has authorised the request for each.
+func (h *Handler) ServeExecutions(w http.ResponseWriter, r *http.Request, executionIDs []string) {
+	h.stream(w, r, endpoint.Several(executionIDs), nil)
+}
+
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, target endpoint.Target, err error) {
 	// The handshake is refused, as a plain HTTP answer, before anything is
 	// registered.
 	if !h.upgrader.CheckOrigin(r) {
@@ -103,7 +118,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, executionID str
 	}
 	var client *core.Client
 	if err == nil {
-		client, err = h.registry.Register(executionID, &core.ClientOptions{
+		client, err = target.Register(h.registry, &core.ClientOptions{
 			Encoder:     encoder{},
 			LastEventID: endpoint.LastEventID("", r.URL.Query().Get("lastEventId")),
 			Heartbeat:   h.opts.Heartbeat,
@@ -146,7 +161,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) (*conn, error)
 	ws, err := h.upgrader.Upgrade(hijacker{w, func(nc net.Conn) net.Conn {
 		c.Conn = socket.Own(nc, h.opts.WriteTimeout, h.opts.Heartbeat)
 		c.silence = 2 * h.opts.Heartbeat
-		return &half{Conn: nc, c: c}
+		return &half{Conn: nc, c: c, in: c.Reader()}
 	}}, r, header)
 	if err != nil {
 		return nil, err

@@ -135,7 +135,7 @@ func TestHostileInput(t *testing.T) {
 	} {
 		for path, keep := range paths {
 			t.Run(name+"/"+path, func(t *testing.T) {
-				r := core.New(nil)
+				r := core.New(&core.Options{MaxBytes: -1}) // the other one reads late, and shall miss nothing
 				s := serve(t, r, &gorillaws.Options{KeepHandler: keep})
 				hostile, well := raw(t, s), dial(t, s, nil)
 				// Events large enough that the hostile one's connection fills,
@@ -326,4 +326,21 @@ func FuzzInbound(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What a framework's own handler has found out, it passes on.
+func TestServeExecutions(t *testing.T) {
+	r := core.New(nil)
+	h := gorillaws.NewHandler(r, nil)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { h.ServeExecutions(w, req, []string{"x", "y"}) }))
+	t.Cleanup(s.Close)
+	ws := dial(t, s, nil)
+	publish(t, r, "1")
+	_, p, err := ws.ReadMessage()
+	require.NoError(t, err)
+	require.Contains(t, string(p), `"execution":"x"`)
+	require.Equal(t, 1, r.ClientCount("y"))
+	r.Forget("y")
+	_, _, err = ws.ReadMessage()
+	require.True(t, websocket.IsCloseError(err, websocket.CloseGoingAway), "%v", err) // to come again
 }

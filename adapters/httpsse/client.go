@@ -3,6 +3,7 @@ package httpsse
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,9 @@ import (
 
 // Event is an event of a stream, as Watch gives it.
 type Event struct {
+	// Execution is the event's execution in a stream of several: see
+	// WatchOptions.Several. "" if the event names none.
+	Execution string
 	// Type is the event's type, "message" if the stream names none.
 	Type string
 	// Data is the caller's.
@@ -29,6 +33,9 @@ type Event struct {
 	// has none, that of the nearest event before it that has one. "" means
 	// that there is none.
 	LastEventID string
+	// Traceparent is the trace the event was published in, as the stream says:
+	// text of W3C Trace Context, for a propagator to read. "" means none.
+	Traceparent string
 }
 
 // WatchOptions configures Watch. Nil works; a zero field means its documented
@@ -67,6 +74,13 @@ type WatchOptions struct {
 	// servers in which it means something else. By default the sequence ends
 	// with it.
 	PastEnd bool
+
+	// Several is for streams of several executions, as a Handler serves them
+	// (Options.ExecutionIDs): Event.Execution is set, and Data is what the
+	// event's own was, as JSON; text that was none is a JSON string. The
+	// sequence ends with the core.TypeEnd that names no execution. Data that
+	// is not of that form stays as it is.
+	Several bool
 
 	// Connected is called when a stream has been accepted, the first time and
 	// after each reconnection. The body is not for the caller to read. This
@@ -353,15 +367,34 @@ func (w *watcher) connect(yield func(Event, error) bool) (again bool, err error)
 			continue
 		}
 		w.fruitful = true
-		e := Event{Type: f.Type, Data: f.Data, LastEventID: w.lastEventID}
+		e := Event{Type: f.Type, Data: f.Data, LastEventID: w.lastEventID, Traceparent: f.Traceparent}
 		if e.Type == "" {
 			e.Type = "message"
 		}
-		if !yield(e, nil) || e.Type == core.TypeEnd && !w.opts.PastEnd {
+		if w.opts.Several {
+			e.unwrap()
+		}
+		if !yield(e, nil) || e.Type == core.TypeEnd && e.Execution == "" && !w.opts.PastEnd {
 			return false, nil
 		}
 	}
 	return true, b.err
+}
+
+// unwrap takes an event out of the object that names its execution.
+func (e *Event) unwrap() {
+	var m struct {
+		Execution string          `json:"execution"`
+		Data      json.RawMessage `json:"data"`
+	}
+	d := json.NewDecoder(bytes.NewReader(e.Data))
+	d.DisallowUnknownFields()
+	if d.Decode(&m) != nil || m.Data == nil {
+		return
+	}
+	if _, err := d.Token(); err == io.EOF { // nothing stands behind it
+		e.Execution, e.Data = m.Execution, m.Data
+	}
 }
 
 func (w *watcher) nextRequest(ctx context.Context) *http.Request {

@@ -79,6 +79,24 @@ func TestWatchToTheEnd(t *testing.T) {
 	}
 }
 
+// An event brings the trace it was published in, and leaves none to the next.
+func TestWatchTraceparent(t *testing.T) {
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	r := core.New(nil)
+	s := serve(t, httpsse.NewHandler(r, nil), nil)
+	for _, traceparent := range []string{trace, ""} {
+		_, err := r.Publish(t.Context(), "x", core.Event{Traceparent: traceparent})
+		require.NoError(t, err)
+	}
+	go r.Close(context.Background(), "x")
+	var got []string
+	for e, err := range httpsse.Watch(bounded(t), s.URL+"/x", nil) {
+		require.NoError(t, err)
+		got = append(got, e.Traceparent)
+	}
+	require.Equal(t, []string{trace, "", ""}, got)
+}
+
 // cutter is a listener whose connections break off in the middle of what the
 // server writes, wherever that is.
 type cutter struct {
@@ -547,9 +565,9 @@ func TestWatchTemporaryStatus(t *testing.T) {
 // one whose events wait for the caller.
 func TestWatchIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		requests := 0
+		var requests atomic.Int32
 		p := newPipe(t, func(w http.ResponseWriter, r *http.Request) {
-			switch requests++; requests {
+			switch requests.Add(1) {
 			case 1: // no answer
 			case 2:
 				send := streaming(w)
@@ -791,4 +809,49 @@ func TestWatchRetryOfBrokenBlock(t *testing.T) {
 			},
 		}))
 	})
+}
+
+// A stream of several executions is followed over its breaks to the end of the
+// last one.
+func TestWatchSeveral(t *testing.T) {
+	r := core.New(nil)
+	s := serve(t, httpsse.NewHandler(r, &httpsse.Options{
+		ExecutionIDs: func(*http.Request) ([]string, error) { return []string{"x", "y"}, nil },
+		Retry:        time.Millisecond,
+	}), nil)
+	var want, got []string
+	publish := func(id, data, json string) {
+		_, err := r.Publish(t.Context(), id, core.Event{Data: []byte(data)})
+		require.NoError(t, err)
+		want = append(want, id+" message "+json)
+	}
+	publish("x", "1", "1")
+	publish("y", "a\nb", `"a\nb"`)
+	broken := 0
+	for e, err := range httpsse.Watch(bounded(t), s.URL+"/x", &httpsse.WatchOptions{
+		Several:      true,
+		Disconnected: func(error, time.Duration) { broken++ },
+	}) {
+		require.NoError(t, err)
+		got = append(got, e.Execution+" "+e.Type+" "+string(e.Data))
+		if len(got) == 2 {
+			r.Forget("y") // which ends the connection, and is an end of y
+			publish("x", `{"execution": "no", "n":2}`, `{"execution": "no", "n":2}`)
+			go r.Close(context.Background(), "x")
+		}
+	}
+	require.Equal(t, 1, broken)
+	ends := []string{"y stream-end {}", "x stream-end {}"}
+	require.Contains(t, got[2], "y stream-gap")
+	require.Equal(t, append(append(append(want[:2:2], got[2], ends[0]), want[2], ends[1]), " stream-end {}"), got)
+
+	// What names no execution is left alone.
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "data: {\"data\":1,\"more\":2}\n\ndata: {\"data\":1}{}\n\ndata: {\"data\":1}}\n\ndata: no\n\nevent: stream-end\ndata: {}\n\n")
+	}))
+	defer other.Close()
+	got, err := watched(httpsse.Watch(bounded(t), other.URL, &httpsse.WatchOptions{Several: true}))
+	require.NoError(t, err)
+	require.Equal(t, []string{`message {"data":1,"more":2} @`, `message {"data":1}{} @`, `message {"data":1}} @`, "message no @", "stream-end {} @"}, got)
 }

@@ -28,6 +28,9 @@ func TestConformance(t *testing.T) {
 							return id, o.Authorize(id)
 						}
 					}
+					if o.Several {
+						opts.ExecutionIDs = func(r *http.Request) ([]string, error) { return o.ExecutionIDs(r.URL.Query()) }
+					}
 					mux := http.NewServeMux()
 					mux.Handle(coretest.Pattern, httpsse.NewHandler(r, opts))
 					s := &http.Server{Handler: mux}

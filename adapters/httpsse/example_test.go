@@ -46,6 +46,39 @@ func Example() {
 	// data: {}
 }
 
+// One connection for a page that shows several executions. The caller decides
+// which they are; where the request does, Options.ExecutionIDs reads it, and
+// refuses the request if any may not be watched.
+func ExampleHandler_ServeExecutions() {
+	registry := core.New(nil)
+	events := httpsse.NewHandler(registry, nil)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/mine/events", func(w http.ResponseWriter, r *http.Request) {
+		events.ServeExecutions(w, r, []string{"build-7", "deploy-3"})
+	})
+	server := httptest.NewServer(mux)
+	defer server.Close()
+
+	ctx := context.Background()
+	registry.PublishJSON(ctx, "build-7", "task-start", map[string]string{"taskId": "compile"})
+	registry.PublishJSON(ctx, "deploy-3", "task-start", map[string]string{"taskId": "upload"})
+	registry.Close(ctx, "build-7")
+	registry.Close(ctx, "deploy-3")
+	for event, err := range httpsse.Watch(ctx, server.URL+"/api/mine/events", &httpsse.WatchOptions{Several: true}) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if event.Type == core.TypeEnd {
+			continue // of one, or of all
+		}
+		fmt.Println(event.Execution, event.Type, string(event.Data))
+	}
+	// Output:
+	// build-7 task-start {"taskId":"compile"}
+	// deploy-3 task-start {"taskId":"upload"}
+}
+
 // Authorisation: who may watch what, and with which answer to whom may not.
 func ExampleOptions() {
 	registry := core.New(nil)

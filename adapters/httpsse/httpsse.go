@@ -19,6 +19,12 @@ type Options struct {
 	// core.ErrNotFound, wrapped or not, are answered with 401, 403 and 404,
 	// any other error with 500. Default: the path value "executionId".
 	ExecutionID func(*http.Request) (string, error)
+	// ExecutionIDs returns the executions a request wants to see in one stream,
+	// in which each event names its execution, and decides about each whether
+	// it may; errors are as those of ExecutionID, which is not asked if this is
+	// set. See core.Registry.RegisterAll. None, or more than 1,000, is answered
+	// with 400.
+	ExecutionIDs func(*http.Request) ([]string, error)
 	// AllowedOrigins lists the origins, as in "https://app.example.com", whose
 	// pages may watch besides those of the server's own host; "*" means any.
 	AllowedOrigins []string
@@ -62,17 +68,18 @@ func NewHandler(r *core.Registry, opts *Options) *Handler {
 	return h
 }
 
-// ServeHTTP streams the execution that Options.ExecutionID names.
+// ServeHTTP streams the execution that Options.ExecutionID names, or those of
+// Options.ExecutionIDs.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !h.admit(w, r) {
 		return
 	}
-	id, err := h.opts.ExecutionID(r)
+	target, err := endpoint.TargetOf(r, h.opts.ExecutionID, h.opts.ExecutionIDs)
 	if err != nil {
 		h.refuse(w, r, err)
 		return
 	}
-	h.stream(w, r, id)
+	h.stream(w, r, target)
 }
 
 // ServeExecution streams the execution of that ID, for frameworks that keep
@@ -80,7 +87,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // asked: the caller has authorised the request.
 func (h *Handler) ServeExecution(w http.ResponseWriter, r *http.Request, executionID string) {
 	if h.admit(w, r) {
-		h.stream(w, r, executionID)
+		h.stream(w, r, endpoint.One(executionID))
+	}
+}
+
+// ServeExecutions streams several executions at once, as Options.ExecutionIDs
+// has ServeHTTP do. The caller has authorised the request for each.
+func (h *Handler) ServeExecutions(w http.ResponseWriter, r *http.Request, executionIDs []string) {
+	if h.admit(w, r) {
+		h.stream(w, r, endpoint.Several(executionIDs))
 	}
 }
 
@@ -118,7 +133,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-func (h *Handler) stream(w http.ResponseWriter, r *http.Request, executionID string) {
+func (h *Handler) stream(w http.ResponseWriter, r *http.Request, target endpoint.Target) {
 	if r.Method == http.MethodHead {
 		endpoint.SSEHeaders(w.Header().Set)
 		return
@@ -127,7 +142,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request, executionID str
 		http.Error(w, "streaming not supported", http.StatusInternalServerError)
 		return
 	}
-	c, err := h.registry.Register(executionID, &core.ClientOptions{
+	c, err := target.Register(h.registry, &core.ClientOptions{
 		Encoder:     core.SSE,
 		LastEventID: endpoint.LastEventID(r.Header.Get("Last-Event-ID"), r.URL.Query().Get("lastEventId")),
 		Heartbeat:   h.opts.Heartbeat,

@@ -89,16 +89,16 @@ func TestOutlivesTimeouts(t *testing.T) {
 	for _, proto := range []int{1, 2} {
 		for path, keep := range paths {
 			t.Run(fmt.Sprintf("HTTP%d/%s", proto, path), func(t *testing.T) {
-				r := core.New(&core.Options{Heartbeat: 100 * time.Millisecond})
-				h := httpsse.NewHandler(r, &httpsse.Options{WriteTimeout: 20 * time.Millisecond, KeepHandler: keep})
+				r := core.New(&core.Options{Heartbeat: 300 * time.Millisecond})
+				h := httpsse.NewHandler(r, &httpsse.Options{WriteTimeout: 200 * time.Millisecond, KeepHandler: keep})
 				s := serve(t, h, func(s *httptest.Server) {
 					s.EnableHTTP2 = proto == 2
-					s.Config.WriteTimeout = 30 * time.Millisecond
+					s.Config.WriteTimeout = 250 * time.Millisecond
 				})
 				res := get(t, s, "/x")
 				require.Equal(t, proto, res.ProtoMajor)
 				body := bufio.NewReader(res.Body)
-				for range 4 {
+				for range 3 {
 					until(t, body, ":")
 				}
 				publish(t, r, "late")

@@ -73,6 +73,40 @@ func CORS(origin string, allowed []string, set func(name, value string)) {
 	}
 }
 
+// Target is what a request wants to see: one execution, or several in one
+// stream.
+type Target struct {
+	id      string
+	ids     []string
+	several bool
+}
+
+// One is the target of a stream of one execution.
+func One(executionID string) Target { return Target{id: executionID} }
+
+// Several is the target of a stream in which each event names its execution,
+// however many there are.
+func Several(executionIDs []string) Target { return Target{ids: executionIDs, several: true} }
+
+// TargetOf asks an adapter's options, of which several counts if it is set, what
+// a request may see.
+func TargetOf[R any](request R, one func(R) (string, error), several func(R) ([]string, error)) (Target, error) {
+	if several != nil {
+		ids, err := several(request)
+		return Several(ids), err
+	}
+	id, err := one(request)
+	return One(id), err
+}
+
+// Register registers a client for t.
+func (t Target) Register(r *core.Registry, opts *core.ClientOptions) (*core.Client, error) {
+	if t.several {
+		return r.RegisterAll(t.ids, opts)
+	}
+	return r.Register(t.id, opts)
+}
+
 // Status returns the status that answers a request refused for err, which came
 // from Options.ExecutionID or Register; ok is false if the answer is for the
 // transport to give: see Done and Retry.
@@ -84,8 +118,10 @@ func Status(err error) (code int, ok bool) {
 		return http.StatusForbidden, true
 	case errors.Is(err, core.ErrNotFound):
 		return http.StatusNotFound, true
-	case errors.Is(err, core.ErrExecutionID):
+	case errors.Is(err, core.ErrExecutionID), errors.Is(err, core.ErrExecutionIDs):
 		return http.StatusBadRequest, true
+	case errors.Is(err, errors.ErrUnsupported):
+		return http.StatusNotImplemented, true
 	case Done(err), Retry(err):
 		return 0, false
 	}
@@ -101,7 +137,8 @@ func Done(err error) bool {
 // Retry reports whether err means that the viewer should come again later.
 func Retry(err error) bool {
 	return errors.Is(err, core.ErrShutdown) || errors.Is(err, core.ErrTooManyClients) ||
-		errors.Is(err, core.ErrTooManyExecutionClients) || errors.Is(err, core.ErrTooManyExecutions)
+		errors.Is(err, core.ErrTooManyExecutionClients) || errors.Is(err, core.ErrTooManyExecutions) ||
+		errors.Is(err, core.ErrUnavailable)
 }
 
 // LastEventID returns the ID a viewer resumes from: the Last-Event-ID header,

@@ -49,6 +49,9 @@ func Own(conn net.Conn, timeout, heartbeat time.Duration) *Conn {
 // CanTry reports whether TryWrite works.
 func (c *Conn) CanTry() bool { return c.fd >= 0 }
 
+// Reader returns what reads from the connection, for one goroutine.
+func (c *Conn) Reader() io.Reader { return newReader(c.Conn) }
+
 // Write sends all of p, or returns an error: one that wraps ErrSlowClient if
 // that took longer than the timeout.
 func (c *Conn) Write(p []byte) (int, error) {

@@ -4,6 +4,7 @@ package socket
 
 import (
 	"errors"
+	"io"
 	"net"
 	"time"
 )
@@ -17,6 +18,8 @@ func setUserTimeout(*net.TCPConn, time.Duration) {}
 func descriptor(*net.TCPConn) int { return -1 }
 
 func trySend(int, []byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func newReader(conn net.Conn) io.Reader { return conn }
 
 func unsent(int) int { return -1 }
 
