@@ -3,12 +3,14 @@ package execcastprom
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"reflect"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,11 +45,16 @@ func TestEveryFigure(t *testing.T) {
 	require.Len(t, seen, v.NumField())
 }
 
-// slow takes a second for each write.
-type slow struct{}
+// connection takes its time for each write; like all time here it is synctest's,
+// exact and soon over.
+type connection struct {
+	time  time.Duration
+	bytes *atomic.Int64
+}
 
-func (slow) Write(p []byte) (int, error) {
-	time.Sleep(time.Second)
+func (c connection) Write(p []byte) (int, error) {
+	time.Sleep(c.time)
+	c.bytes.Add(int64(len(p)))
 	return len(p), nil
 }
 
@@ -58,9 +65,14 @@ func TestMetrics(t *testing.T) {
 		note := func(hook string) func(string) {
 			return func(id string) { theirs = append(theirs, hook+" "+id) }
 		}
-		r, metrics := New(&core.Options{MaxExecutions: 1, MaxEventBytes: 100, Heartbeat: -1, Logger: slog.New(slog.DiscardHandler), Hooks: core.Hooks{
-			FirstViewer: note("first"), LastViewer: note("last"), Finished: note("finished"),
-		}})
+		told := 0
+		r, metrics := New(&core.Options{MaxExecutions: 1, MaxEventBytes: 100, Heartbeat: -1, Logger: slog.New(slog.DiscardHandler),
+			Hooks:       core.Hooks{FirstViewer: note("first"), LastViewer: note("last"), Finished: note("finished")},
+			Traceparent: func(context.Context) string { time.Sleep(20 * time.Millisecond); return "" }, // what takes time
+			PublishDone: func(string, time.Duration, error) { told++ },
+		})
+		var bytes atomic.Int64
+		slow, fast := connection{time.Second, &bytes}, connection{0, &bytes}
 		publish := func(id, data string) error {
 			_, err := r.Publish(ctx, id, core.Event{Data: []byte(data)})
 			return err
@@ -75,15 +87,22 @@ func TestMetrics(t *testing.T) {
 			go c.Serve(context.Background(), w)
 			synctest.Wait()
 		}
-		watch(slow{}, "")
-		watch(io.Discard, "1")  // a gap
+		watch(slow, "")
+		watch(fast, "1")        // a gap
 		time.Sleep(time.Minute) // both have what there is
 		require.NoError(t, publish("x", "2"))
 		synctest.Wait() // the event is being written
 		closed := time.Now()
 		require.NoError(t, r.Close(ctx, "x"))
 		require.Equal(t, 2*time.Second, time.Since(closed), "the event, and the end")
-		watch(io.Discard, "") // too late to count as drained
+		watch(fast, "") // too late to count as drained
+
+		require.ErrorIs(t, publish("x", "3"), core.ErrFinished)
+		_, err := r.PublishJSON(ctx, "x", "error", "")
+		require.ErrorIs(t, err, core.ErrReservedType)
+		_, err = r.Publish(cancelled(ctx), "x", core.Event{})
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, 7, told)
 
 		require.Equal(t, []string{"first x", "finished x", "last x", "first x", "last x"}, theirs)
 		require.NoError(t, testutil.CollectAndCompare(metrics, strings.NewReader(`
@@ -99,6 +118,33 @@ execcast_published_events_total 2
 # HELP execcast_delivered_events_total Events accepted by connections, added up over clients.
 # TYPE execcast_delivered_events_total counter
 execcast_delivered_events_total 6
+# HELP execcast_delivered_bytes_total Bytes accepted by connections, heartbeats and other signals included.
+# TYPE execcast_delivered_bytes_total counter
+execcast_delivered_bytes_total `+fmt.Sprint(bytes.Load())+`
+# HELP execcast_publish_seconds Time Publish took its caller, failed ones included.
+# TYPE execcast_publish_seconds histogram
+execcast_publish_seconds_bucket{le="1e-06"} 3
+execcast_publish_seconds_bucket{le="1e-05"} 3
+execcast_publish_seconds_bucket{le="0.0001"} 3
+execcast_publish_seconds_bucket{le="0.001"} 3
+execcast_publish_seconds_bucket{le="0.01"} 3
+execcast_publish_seconds_bucket{le="0.1"} 7
+execcast_publish_seconds_bucket{le="1"} 7
+execcast_publish_seconds_bucket{le="10"} 7
+execcast_publish_seconds_bucket{le="+Inf"} 7
+execcast_publish_seconds_sum 0.08
+execcast_publish_seconds_count 7
+# HELP execcast_publish_errors_total Publishes that failed.
+# TYPE execcast_publish_errors_total counter
+execcast_publish_errors_total{reason="cancelled"} 1
+execcast_publish_errors_total{reason="conflict"} 0
+execcast_publish_errors_total{reason="finished"} 1
+execcast_publish_errors_total{reason="invalid"} 1
+execcast_publish_errors_total{reason="other"} 0
+execcast_publish_errors_total{reason="shutdown"} 0
+execcast_publish_errors_total{reason="too_large"} 1
+execcast_publish_errors_total{reason="too_many_executions"} 1
+execcast_publish_errors_total{reason="unavailable"} 0
 # HELP execcast_gaps_total Gaps announced to clients.
 # TYPE execcast_gaps_total counter
 execcast_gaps_total 1
@@ -124,9 +170,26 @@ execcast_drain_seconds_bucket{le="+Inf"} 1
 execcast_drain_seconds_sum 2
 execcast_drain_seconds_count 1
 `), "execcast_executions", "execcast_clients", "execcast_published_events_total", "execcast_delivered_events_total",
-			"execcast_gaps_total", "execcast_refused_total", "execcast_drain_seconds"))
+			"execcast_gaps_total", "execcast_refused_total", "execcast_drain_seconds",
+			"execcast_delivered_bytes_total", "execcast_publish_seconds", "execcast_publish_errors_total"))
 		require.Empty(t, metrics.(*collector).watched)
 	})
+}
+
+func cancelled(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	return ctx
+}
+
+func TestReasons(t *testing.T) {
+	for _, f := range failures {
+		for _, err := range f.errs {
+			require.Equal(t, f.reason, reason(fmt.Errorf("wrapped: %w", err)))
+		}
+	}
+	require.Equal(t, "unavailable", reason(fmt.Errorf("%w: %w", core.ErrUnavailable, context.DeadlineExceeded)))
+	require.Equal(t, otherFailure, reason(io.EOF))
 }
 
 // The dashboard is valid JSON, asks for nothing that is not collected, and
