@@ -21,6 +21,7 @@ const (
 	hasRetry
 	hasType
 	hasComment
+	hasTraceparent
 )
 
 // encode encodes the frame in the input buffer and returns how many bytes
@@ -28,14 +29,15 @@ const (
 // error: field, NUL, reason.
 //
 //go:wasmexport encode
-func encode(flags, id, typ, comment, data uint32, retry float64) int32 {
+func encode(flags, id, typ, comment, traceparent, data uint32, retry float64) int32 {
 	a := newArgs()
 	f := core.Frame{
-		ID:       a.view(id),
-		HasID:    flags&hasID != 0,
-		Type:     a.view(typ),
-		Comment:  a.view(comment),
-		HasRetry: flags&hasRetry != 0,
+		ID:          a.view(id),
+		HasID:       flags&hasID != 0,
+		Type:        a.view(typ),
+		Comment:     a.view(comment),
+		Traceparent: a.view(traceparent),
+		HasRetry:    flags&hasRetry != 0,
 	}
 	if flags&hasData != 0 {
 		f.Data = a.bytes(data)
@@ -149,18 +151,19 @@ func appendFrame(dst []byte, flags uint32, f *core.Frame) []byte {
 	for _, has := range []struct {
 		bit uint32
 		is  bool
-	}{{hasID, f.HasID}, {hasData, f.Data != nil}, {hasRetry, f.HasRetry}, {hasType, f.Type != ""}, {hasComment, f.Comment != ""}} {
+	}{{hasID, f.HasID}, {hasData, f.Data != nil}, {hasRetry, f.HasRetry}, {hasType, f.Type != ""},
+		{hasComment, f.Comment != ""}, {hasTraceparent, f.Traceparent != ""}} {
 		if has.is {
 			flags |= has.bit
 		}
 	}
 	dst = appendUint32(dst, flags)
-	for _, n := range []int{len(f.ID), len(f.Type), len(f.Comment), len(f.Data)} {
+	for _, n := range []int{len(f.ID), len(f.Type), len(f.Comment), len(f.Traceparent), len(f.Data)} {
 		dst = appendUint32(dst, uint32(n))
 	}
 	dst = appendFloat(dst, float64(f.Retry/time.Millisecond))
 	dst = append(append(dst, f.ID...), f.Type...)
-	return append(append(dst, f.Comment...), f.Data...)
+	return append(append(append(dst, f.Comment...), f.Traceparent...), f.Data...)
 }
 
 //go:wasmexport decoderFree

@@ -7,6 +7,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"time"
 	"unsafe"
@@ -19,10 +20,15 @@ type handles[T any] map[uint32]T
 
 var lastHandle uint32
 
-func (h handles[T]) add(v T) uint32 {
+func newHandle() uint32 {
 	lastHandle++
-	h[lastHandle] = v
 	return lastHandle
+}
+
+func (h handles[T]) add(v T) uint32 {
+	handle := newHandle()
+	h[handle] = v
+	return handle
 }
 
 var (
@@ -100,6 +106,7 @@ var sentinels = []struct {
 	{"ErrReservedType", core.ErrReservedType},
 	{"ErrEventKey", core.ErrEventKey},
 	{"ErrEventData", core.ErrEventData},
+	{"ErrTraceparent", core.ErrTraceparent},
 	{"ErrEventTooLarge", core.ErrEventTooLarge},
 	{"ErrUnknown", core.ErrUnknown},
 	{"ErrFinished", core.ErrFinished},
@@ -142,13 +149,15 @@ func registryNew() uint32 {
 		}
 		return math.Float64frombits(bits)
 	}
-	opts := &core.Options{}
+	handle := newHandle()
+	opts := &core.Options{Logger: slog.New(logs{handle})}
+	var has float64
 	// In the order of optionNames in registry.js.
 	for i, field := range []any{
 		&opts.MaxEventBytes, &opts.MaxEvents, &opts.MaxBytes, &opts.MaxTotalBytes,
 		&opts.MaxExecutions, &opts.MaxClients, &opts.MaxExecutionClients,
 		&opts.Retention, &opts.Idle, &opts.Heartbeat, &opts.MaxAge, &opts.ShutdownSpread,
-		&opts.HeartbeatEvents, &opts.AwaitUnknown, &opts.Lag,
+		&opts.HeartbeatEvents, &opts.AwaitUnknown, &opts.Lag, &has,
 	} {
 		switch f := field.(type) {
 		case *int:
@@ -159,9 +168,13 @@ func registryNew() uint32 {
 			*f = number(i) != 0
 		case *core.LagPolicy:
 			*f = core.LagPolicy(number(i))
+		case *float64:
+			*f = number(i)
 		}
 	}
-	return registries.add(core.New(opts))
+	opts.Hooks = hooks(handle, uint32(has))
+	registries[handle] = core.New(opts)
+	return handle
 }
 
 //go:wasmexport registryFree
@@ -170,10 +183,10 @@ func registryFree(handle uint32) { delete(registries, handle) }
 // publish returns the event's ID, or a negative number if it is refused.
 //
 //go:wasmexport publish
-func publish(registry, executionID, typ, key, data uint32) float64 {
+func publish(registry, executionID, typ, key, traceparent, data uint32) float64 {
 	a := newArgs()
 	x := a.string(executionID)
-	e := core.Event{Type: a.string(typ), Key: a.string(key), Data: a.bytes(data)}
+	e := core.Event{Type: a.string(typ), Key: a.string(key), Traceparent: a.string(traceparent), Data: a.bytes(data)}
 	id, err := registries[registry].Publish(context.Background(), x, e)
 	if err != nil {
 		return fail(err)
@@ -290,8 +303,8 @@ func stats(registry uint32) {
 	p := reuse()
 	// In the order of statNames in registry.js.
 	for _, n := range []uint64{
-		uint64(s.Executions), uint64(s.Clients), uint64(s.Bytes), s.Published, s.Delivered, s.Gaps, s.Slow, s.Evicted,
-		s.TooLarge, s.TooManyExecutions, s.TooManyClients, s.TooManyExecutionClients,
+		uint64(s.Executions), uint64(s.Clients), uint64(s.Bytes), s.Published, s.Delivered, s.DeliveredBytes, s.Gaps, s.Slow, s.Evicted,
+		s.Panics, s.TooLarge, s.TooManyExecutions, s.TooManyClients, s.TooManyExecutionClients,
 	} {
 		p = appendFloat(p, float64(n))
 	}

@@ -15,7 +15,7 @@ let words;
 let resultAt; // index in words: where the last call has put its result, and how long it is
 
 // What Go imports; see registry.go. Set by registry.js.
-export const callbacks = { write: () => 1, end() {}, done() {} };
+export const callbacks = { write: () => 1, end() {}, done() {}, hook: () => 0, log() {} };
 
 // Calls whose promises the program waits for keep a Node process alive.
 export const waiting = new Set();
@@ -44,9 +44,12 @@ async function start({ wasm } = {}) {
     write: (...args) => callbacks.write(...args),
     end: (...args) => callbacks.end(...args),
     done: (...args) => callbacks.done(...args),
+    hook: (...args) => callbacks.hook(...args),
+    log: (...args) => callbacks.log(...args),
   } });
   if (typeof instance.exports.output !== 'function') throw new ExeccastError('ErrLoad', 'execcast: the module is not this package\'s');
   exports = instance.exports;
+  bytes = new Uint8Array(0);
   clock = newClock;
   go.exit = (status) => stop(new Error(`exit status ${status}`));
   go.run(instance); // until main waits; what it returns is settled when the program exits
@@ -187,7 +190,7 @@ function crashed(err) {
 export const notBefore = (microseconds, f) => clock.notBefore(microseconds, f);
 
 function memory() {
-  if (bytes.buffer !== exports.mem.buffer) {
+  if (bytes.length === 0) { // it has grown, which detaches the array
     bytes = new Uint8Array(exports.mem.buffer);
     words = new Uint32Array(exports.mem.buffer);
   }
@@ -225,16 +228,17 @@ function input(size) {
 }
 
 // put writes strings and byte arrays one behind the other for the next call, and their lengths into lengths.
-export const lengths = new Uint32Array(4);
-export function put(a, b = '', c = '', d = '') {
-  const size = room(a) + room(b) + room(c) + room(d);
+export const lengths = new Uint32Array(5);
+export function put(a, b = '', c = '', d = '', e = '') {
+  const size = room(a) + room(b) + room(c) + room(d) + room(e);
   if (size > maxBytes) throw new RangeError(`execcast: ${size} bytes are more than one call can take`);
   let at = input(size);
   const mem = memory();
   at += lengths[0] = putValue(mem, at, a);
   at += lengths[1] = putValue(mem, at, b);
   at += lengths[2] = putValue(mem, at, c);
-  lengths[3] = putValue(mem, at, d);
+  at += lengths[3] = putValue(mem, at, d);
+  lengths[4] = putValue(mem, at, e);
 }
 
 const room = (v) => (typeof v === 'string' ? 3 * v.length : v.length);

@@ -1,7 +1,17 @@
 import { decode } from './frame.js';
+import { Registry } from './registry.js';
 import { eventStreamResponse } from './response.js';
 
 const connecting = 0, open = 1, closed = 2;
+
+// Whether this environment's EventTarget calls properties like onmessage by itself, as happy-dom's does.
+const callsHandlers = (() => {
+  let called = false;
+  const target = new EventTarget();
+  target.onprobe = () => (called = true);
+  target.dispatchEvent(new Event('probe'));
+  return called;
+})();
 
 // FakeEventSource is EventSource (WHATWG HTML, section 9.2) without a network. Its constructors come from
 // FakeEventSource.for: each is connected to a registry.
@@ -13,9 +23,11 @@ export class FakeEventSource extends EventTarget {
   // for returns a class that is used like EventSource. executionId tells which execution a URL shows: by default its path's
   // last segment. The other options are those of eventStreamResponse.
   static for(registry, { executionId = lastSegment, ...options } = {}) {
+    if (!(registry instanceof Registry)) throw new TypeError('execcast: the first argument is a Registry');
+    if (typeof executionId !== 'function') throw new TypeError('execcast: option executionId is a function');
     return class EventSource extends FakeEventSource {
       constructor(url, init) {
-        super(url, init, (request) => eventStreamResponse(registry, executionId(new URL(request.url)), request, options));
+        super(url, init, (request) => eventStreamResponse(registry, () => executionId(new URL(request.url)), request, options));
       }
     };
   }
@@ -74,7 +86,7 @@ export class FakeEventSource extends EventTarget {
     if (typeof handler !== 'function') return;
     const listener = (event) => handler.call(this, event);
     this.#handlers.set(type, { handler, listener });
-    this.addEventListener(type, listener);
+    if (!callsHandlers) this.addEventListener(type, listener);
   }
 
   async #connect() {
@@ -86,15 +98,14 @@ export class FakeEventSource extends EventTarget {
     let response;
     try {
       response = await this.#answer(new Request(this.url, { headers, signal: this.#abort.signal }));
-    } catch {
-      this.#reconnect();
-      return;
+    } catch (err) {
+      this.#fail();
+      throw err; // no network can fail here: the test has to hear of it
     }
     if (this.#readyState === closed) return;
     const type = (response.headers.get('Content-Type') ?? '').split(';')[0].trim().toLowerCase();
     if (response.status !== 200 || type !== 'text/event-stream') {
-      this.#readyState = closed;
-      this.dispatchEvent(new Event('error'));
+      this.#fail();
       return;
     }
     this.#readyState = open;
@@ -117,6 +128,11 @@ export class FakeEventSource extends EventTarget {
     this.dispatchEvent(new MessageEvent(event || 'message', {
       data, lastEventId: this.#lastEventID, origin: new URL(this.url).origin,
     }));
+  }
+
+  #fail() {
+    this.#readyState = closed;
+    this.dispatchEvent(new Event('error'));
   }
 
   #reconnect() {

@@ -2,7 +2,7 @@ import { call, isReady, lengths, maxBytes, put, result, text } from './core.js';
 import { ExeccastError, FrameError } from './errors.js';
 
 // Bits of a frame's flags; see frame.go.
-const hasID = 1, hasData = 2, hasRetry = 4, hasType = 8, hasComment = 16, hasError = 128;
+const hasID = 1, hasData = 2, hasRetry = 4, hasType = 8, hasComment = 16, hasTraceparent = 32, hasError = 128;
 
 // encode returns a frame as text/event-stream.
 export function encode(frame) {
@@ -11,6 +11,7 @@ export function encode(frame) {
   const id = optional('id', frame.id);
   const event = optional('event', frame.event);
   const comment = optional('comment', frame.comment);
+  const traceparent = optional('traceparent', frame.traceparent);
   let flags = 0;
   let content = '';
   if (frame.id !== undefined) flags |= hasID;
@@ -24,14 +25,15 @@ export function encode(frame) {
     if (typeof retry !== 'number' || !Number.isFinite(retry)) throw new FrameError('retry', 'is not a finite number');
     if (retry > Number.MAX_SAFE_INTEGER / 1000) throw new FrameError('retry', 'is too large');
   }
-  put(id, event, comment, content);
-  const n = call((core) => core.encode(flags, lengths[0], lengths[1], lengths[2], lengths[3], flags & hasRetry ? retry : 0));
+  put(id, event, comment, traceparent, content);
+  const n = call((core) => core.encode(flags, lengths[0], lengths[1], lengths[2], lengths[3], lengths[4],
+    flags & hasRetry ? retry : 0));
   const p = result();
   if (n < 0) throw new FrameError(...text(p).split('\0'));
   return p;
 }
 
-// Strings longer than this are refused, so that all four together fit.
+// Strings longer than this are refused, so that all five together fit.
 const maxLength = maxBytes / 16;
 
 function optional(field, value) {
@@ -87,13 +89,14 @@ export async function* decode(source, { maxFrameBytes = 0 } = {}) {
 function chunksOf(source) {
   if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return [source];
   if (source && typeof source === 'object') {
-    if (typeof source[Symbol.asyncIterator] === 'function' || typeof source[Symbol.iterator] === 'function') return source;
     if (typeof source.getReader === 'function') return readAll(source);
+    if (typeof source[Symbol.asyncIterator] === 'function' || typeof source[Symbol.iterator] === 'function') return source;
   }
   throw new TypeError('execcast: decode takes bytes, or a stream or an iterable of bytes');
 }
 
-// readAll is for browsers whose streams are not iterable.
+// readAll is for browsers whose streams are not iterable, and for streams that were cloned, as MSW clones them: an iterator that
+// is left waits until the clone is cancelled, too.
 async function* readAll(stream) {
   const reader = stream.getReader();
   let done = false;
@@ -125,14 +128,15 @@ function* readFrames(bytes) {
   };
   while (at < bytes.length) {
     const flags = view.getUint32(at, true);
-    const [id, event, comment, data] = [4, 8, 12, 16].map((offset) => view.getUint32(at + offset, true));
-    const retry = view.getFloat64(at + 20, true);
-    at += 28;
+    const [id, event, comment, traceparent, data] = [4, 8, 12, 16, 20].map((offset) => view.getUint32(at + offset, true));
+    const retry = view.getFloat64(at + 24, true);
+    at += 32;
     const frame = {};
     if (flags & hasID) frame.id = take(id);
     if (flags & hasType) frame.event = take(event);
     const note = take(comment);
     if (flags & hasError) throw new ExeccastError('ErrFrameTooLarge', note);
+    if (flags & hasTraceparent) frame.traceparent = take(traceparent);
     if (flags & hasData) frame.data = take(data);
     if (flags & hasRetry) frame.retry = retry;
     if (flags & hasComment) frame.comment = note;

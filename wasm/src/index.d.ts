@@ -22,6 +22,8 @@ export interface Frame {
   /** Whole milliseconds until a viewer reconnects. */
   retry?: number;
   comment?: string;
+  /** One line: the trace the event belongs to (W3C Trace Context). An EventSource ignores it. */
+  traceparent?: string;
 }
 
 export interface DecodedFrame extends Frame {
@@ -42,12 +44,13 @@ export function decode(
 
 /** Thrown by this package. code is an error's name in Go's package core, or ErrNotReady, ErrStopped, ErrLoad, FrameError, DrainError. */
 export class ExeccastError extends Error {
+  constructor(code: string, message?: string, options?: ErrorOptions);
   readonly code: string;
 }
 
 /** A frame, or data, that cannot be encoded. */
 export class FrameError extends ExeccastError {
-  readonly field: 'id' | 'event' | 'data' | 'retry' | 'comment';
+  readonly field: 'id' | 'event' | 'traceparent' | 'data' | 'retry' | 'comment';
   readonly reason: string;
 }
 
@@ -74,6 +77,39 @@ export interface RegistryOptions {
   shutdownSpread?: number;
   lag?: 'gap' | 'disconnect';
   awaitUnknown?: boolean;
+  hooks?: Hooks;
+  /** Gets what an operator must see, as `console` does, which is the default. `{}` keeps it quiet. */
+  logger?: Logger;
+}
+
+/**
+ * Functions called as things happen, each optional. Those of one execution never overlap and keep their order. They may call the
+ * registry. One that throws, or whose promise is rejected, is logged, and changes nothing else.
+ */
+export interface Hooks {
+  /** An execution that had no client gets one. */
+  firstViewer?(executionID: string): unknown;
+  /** Its last client has left. */
+  lastViewer?(executionID: string): unknown;
+  published?(executionID: string, event: PublishedEvent & { id: string; data: string }): unknown;
+  /** Called for each client. */
+  registered?(executionID: string): unknown;
+  /** Called for each client that was registered, with the reason given to its writer's end; a write that failed is an ErrWrite. */
+  left?(executionID: string, reason?: Error): unknown;
+  /** Writers have taken events: how many, added up over clients, and their bytes, heartbeats included. */
+  delivered?(executionID: string, events: number, bytes: number): unknown;
+  /** A client is told that events are missing. */
+  gap?(executionID: string): unknown;
+  /** A client is ended with ErrSlowClient. */
+  slow?(executionID: string): unknown;
+  /** Called once when an execution is closed, before its clients have everything. */
+  finished?(executionID: string): unknown;
+}
+
+export interface Logger {
+  info?(message: string, attributes: Record<string, unknown>): void;
+  warn?(message: string, attributes: Record<string, unknown>): void;
+  error?(message: string, attributes: Record<string, unknown>): void;
 }
 
 export interface PublishedEvent {
@@ -83,6 +119,8 @@ export interface PublishedEvent {
   data?: unknown;
   /** Makes this event supersede the earlier one with the same key. */
   key?: string;
+  /** The trace it belongs to, of W3C Trace Context, version 00. */
+  traceparent?: string;
 }
 
 /** A client's connection. A Node response is one. */
@@ -117,9 +155,12 @@ export interface Stats {
   bytes: number;
   published: number;
   delivered: number;
+  deliveredBytes: number;
   gaps: number;
   slow: number;
   evicted: number;
+  /** Hooks that have thrown. */
+  panics: number;
   tooLarge: number;
   tooManyExecutions: number;
   tooManyClients: number;
@@ -154,20 +195,35 @@ export interface EventStreamOptions {
   retry?: number;
   heartbeat?: number;
   writeTimeout?: number;
+  /** The origins whose pages may watch besides those of the request's own host; `'*'` means any. */
+  allowedOrigins?: string[];
   /** How the stream is cut into chunks: as written, after each frame, after each byte, or, by a seed, anywhere. */
   chunking?: 'frame' | 'byte' | number;
 }
 
-/** Answers a request as the net/http adapter does. Without a request: a GET that does not resume. */
+type RequestLike = Pick<Request, 'method' | 'url' | 'headers'> & { signal?: AbortSignal | null };
+
+/**
+ * Answers a request as the net/http adapter does. Without a request: a GET that does not resume.
+ *
+ * A function in the place of the execution ID returns it, and decides whether the request may see it: an error it throws whose
+ * code is ErrUnauthorized, ErrForbidden or ErrNotFound is answered with 401, 403 or 404, any other with 500.
+ */
+export function eventStreamResponse<R extends RequestLike>(
+  registry: Registry,
+  executionID: string | ((request: R) => string),
+  request: R,
+  options?: EventStreamOptions,
+): Response;
 export function eventStreamResponse(
   registry: Registry,
-  executionID: string,
-  request?: Pick<Request, 'method' | 'url' | 'headers'> & { signal?: AbortSignal | null },
+  executionID: string | (() => string),
+  request?: undefined,
   options?: EventStreamOptions,
 ): Response;
 
-export interface FakeEventSourceOptions extends EventStreamOptions {
-  /** The execution a URL shows. Default: its path's last segment. */
+export interface FakeEventSourceOptions extends Omit<EventStreamOptions, 'allowedOrigins'> {
+  /** The execution a URL shows; it may throw what eventStreamResponse answers. Default: its path's last segment. */
   executionId?(url: URL): string;
 }
 

@@ -2,52 +2,102 @@ import { encode } from './frame.js';
 import { ExeccastError } from './errors.js';
 import { Registry } from './registry.js';
 
-const statuses = { ErrExecutionID: [400, 'Bad Request'], ErrUnknown: [204], ErrFinished: [204] };
+// What answers an error, by its code.
+const statuses = {
+  ErrUnauthorized: [401, 'Unauthorized'],
+  ErrForbidden: [403, 'Forbidden'],
+  ErrNotFound: [404, 'Not Found'],
+  ErrExecutionID: [400, 'Bad Request'],
+  ErrUnknown: [204],
+  ErrFinished: [204],
+};
 const comeAgain = ['ErrShutdown', 'ErrTooManyClients', 'ErrTooManyExecutionClients', 'ErrTooManyExecutions'];
 
 // eventStreamResponse answers a request for an execution as the net/http adapter does: with a stream, which resumes after the
-// request's Last-Event-ID header or lastEventId parameter; with 204 if there is nothing more to see.
+// request's Last-Event-ID header or lastEventId parameter; with 204 if there is nothing more to see. executionID may be a
+// function of the request, which also decides whether it is allowed, as the adapter's Options.ExecutionID does.
 export function eventStreamResponse(registry, executionID, request, options = {}) {
   if (!(registry instanceof Registry)) throw new TypeError('execcast: the first argument is a Registry');
-  const { retry = 0, heartbeat = 0, writeTimeout = 0, chunking } = options;
+  const { retry = 0, heartbeat = 0, writeTimeout = 0, allowedOrigins = [], chunking } = options;
   const split = splitter(chunking);
+  if (typeof retry !== 'number' || Number.isNaN(retry)) throw new TypeError('execcast: option retry is a number');
+  if (!Array.isArray(allowedOrigins) || !allowedOrigins.every((o) => typeof o === 'string')) {
+    throw new TypeError('execcast: option allowedOrigins is an array of strings');
+  }
   const method = request?.method ?? 'GET';
-  if (method !== 'GET' && method !== 'HEAD') return refuse(405, 'method not allowed', { Allow: 'GET, HEAD' });
-  const headers = {
+  const url = new URL(request?.url ?? '', 'http://localhost');
+  const origin = request?.headers?.get('Origin') ?? '';
+  if (method !== 'GET' && method !== 'HEAD') return refuse(method, 405, 'method not allowed', { Allow: 'GET, HEAD' });
+  if (!originAllowed(origin, url.host, allowedOrigins)) return refuse(method, 403, 'origin not allowed');
+  const headers = cors(origin, allowedOrigins);
+  const streamHeaders = {
+    ...headers,
     'Content-Type': 'text/event-stream',
     'Cache-Control': 'no-store, no-transform',
     'X-Accel-Buffering': 'no',
     'X-Content-Type-Options': 'nosniff',
   };
-  if (method === 'HEAD') return new Response(null, { headers });
   const preamble = { retry: retry === 0 ? 2000 : Math.max(0, Math.round(retry)) };
+  // turnAway answers for an error, as the adapter's refuse does.
+  const turnAway = (err) => {
+    if (comeAgain.includes(err?.code)) {
+      return new Response(method === 'HEAD' ? null : encode({ ...preamble, comment: err.message }), { headers: streamHeaders });
+    }
+    const [status, message] = statuses[err?.code] ?? [500, 'Internal Server Error'];
+    return status === 204 ? new Response(null, { status, headers }) : refuse(method, status, message, headers);
+  };
+
+  if (typeof executionID === 'function') {
+    try {
+      executionID = executionID(request);
+    } catch (err) {
+      const answer = turnAway(err);
+      if (answer.status === 500) globalThis.console.error('execcast: the function that names the execution has thrown', err);
+      return answer;
+    }
+  }
+  if (typeof executionID !== 'string') throw new TypeError('execcast: execution ID is a string, or a function that returns one');
+  if (method === 'HEAD') return new Response(null, { headers: streamHeaders });
 
   const body = new Body(split, request?.signal);
   try {
     body.connect(encode(preamble), (writer) => registry.register(executionID, writer,
-      { lastEventId: lastEventID(request), heartbeat, writeTimeout }));
+      { lastEventId: request?.headers?.get('Last-Event-ID') || queryID(url), heartbeat, writeTimeout }));
   } catch (err) {
     if (!(err instanceof ExeccastError) || err.code === 'ErrNotReady' || err.code === 'ErrStopped') throw err;
-    if (!comeAgain.includes(err.code)) {
-      const [status, message] = statuses[err.code] ?? [500, 'Internal Server Error'];
-      return status === 204 ? new Response(null, { status }) : refuse(status, message);
-    }
-    body.refuse(encode({ ...preamble, comment: err.message }));
+    return turnAway(err);
   }
-  return new Response(body.stream, { headers });
+  return new Response(body.stream, { headers: streamHeaders });
 }
 
-function refuse(status, message, headers = {}) {
-  return new Response(`${message}\n`, {
+function refuse(method, status, message, headers = {}) {
+  return new Response(method === 'HEAD' ? null : `${message}\n`, {
     status,
-    headers: { 'Content-Type': 'text/plain; charset=utf-8', 'X-Content-Type-Options': 'nosniff', ...headers },
+    headers: { ...headers, 'Content-Type': 'text/plain; charset=utf-8', 'X-Content-Type-Options': 'nosniff' },
   });
 }
 
-function lastEventID(request) {
-  const header = request?.headers?.get('Last-Event-ID');
-  if (header || !request?.url) return header ?? '';
-  return new URL(request.url, 'http://localhost').searchParams.get('lastEventId') ?? '';
+// originAllowed and cors decide as the adapters do; see adapters/internal/endpoint.
+function originAllowed(origin, host, allowed) {
+  const [, own] = /^(?:[a-z][a-z\d+.-]*:)?\/\/(?:[^/?#]*@)?([^/?#]*)/i.exec(origin) ?? [];
+  return origin === '' || same(own ?? '', host) || allowed.some((a) => a === '*' || same(a, origin));
+}
+
+function cors(origin, allowed) {
+  if (allowed.length === 0) return {};
+  const headers = { Vary: 'Origin' };
+  const listed = allowed.some((a) => same(a, origin));
+  if (listed || allowed.includes('*')) headers['Access-Control-Allow-Origin'] = origin;
+  if (listed) headers['Access-Control-Allow-Credentials'] = 'true';
+  return headers;
+}
+
+const same = (a, b) => a.toLowerCase() === b.toLowerCase();
+
+// queryID returns the parameter lastEventId. Go, unlike URLSearchParams, leaves out what is not well encoded.
+function queryID(url) {
+  const pairs = url.search.slice(1).split('&').filter((pair) => !/;|%(?![\da-f]{2})/i.test(pair));
+  return new URLSearchParams(pairs.join('&')).get('lastEventId') ?? '';
 }
 
 // Body is the response's stream and the client's writer.
@@ -88,11 +138,6 @@ class Body {
     early = undefined;
     for (const bytes of [preamble, ...queued]) this.#write(bytes);
     if (queued.over) this.#end();
-  }
-
-  refuse(preamble) {
-    this.#write(preamble);
-    this.#end();
   }
 
   #write(bytes) {

@@ -36,7 +36,7 @@ function base64(bytes) {
 // What a corpus must contain to be worth the name.
 export const classes = ['byte order mark: encoded', 'empty fields: encoded', 'field names in data: encoded', 'large: encoded',
   'line break in comment: encoded', 'line break in data: encoded', 'line break in event: refused event',
-  'line break in id: refused id', 'lone surrogate: refused comment', 'lone surrogate: refused data',
+  'line break in id: refused id', 'line break in traceparent: refused traceparent', 'lone surrogate: refused comment', 'lone surrogate: refused data',
   'lone surrogate: refused event', 'lone surrogate: refused id', 'NUL: refused event', 'NUL: refused id',
   'outer space: refused event', 'outer space: refused id', 'plain: encoded', 'retry: encoded', 'retry: refused retry'];
 

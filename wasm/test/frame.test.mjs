@@ -24,8 +24,8 @@ test('init is idempotent, and leaves no Go behind', async () => {
 
 test('fields in order, data as it is or as JSON', async () => {
   await init();
-  const frame = { data: { text: 'é\u{1F600}' }, event: 'task', id: '1', retry: 5, comment: 'hi' };
-  assert.equal(encodeText(frame), ': hi\nretry: 5\nid: 1\nevent: task\ndata: {"text":"é\u{1F600}"}\n\n');
+  const frame = { data: { text: 'é\u{1F600}' }, event: 'task', id: '1', retry: 5, comment: 'hi', traceparent: '00-1' };
+  assert.equal(encodeText(frame), ': hi\nretry: 5\nid: 1\nevent: task\ntraceparent: 00-1\ndata: {"text":"é\u{1F600}"}\n\n');
   assert.deepEqual(encode(frame), new TextEncoder().encode(encodeText(frame)));
   for (const [data, want] of [['', ''], [' x', ' x'], ['a\r\nb\rc\nd', 'a\ndata: b\ndata: c\ndata: d'], [null, 'null'], [0, '0'],
     [false, 'false'], [['a'], '["a"]'], ['\ufeffx', '\ufeffx'], [new Date(0), '"1970-01-01T00:00:00.000Z"'], [NaN, 'null']]) {
@@ -54,6 +54,7 @@ test('what cannot be encoded names its field', async () => {
     ['retry', { retry: 1e300 }], ['retry', { retry: '5' }], ['retry', { retry: 5n }],
     ['data', { data: 'a\ud83d' }], ['data', { data: '\ude00b' }], ['data', { data: cycle }], ['data', { data: 1n }], ['data', { data() {} }],
     ['data', { data: Symbol('x') }], ['data', { data: { toJSON() { throw new Error('no'); } } }],
+    ['traceparent', { traceparent: 'a\nb' }], ['traceparent', { traceparent: {} }],
     ['comment', { comment: 'a\ud83d' }], ['comment', { comment: 7 }],
   ]) {
     assert.throws(() => encode(frame), (err) => {
@@ -86,8 +87,8 @@ const collect = async (source, options) => {
 const bytes = (s) => new TextEncoder().encode(s);
 
 test('decode: frames as they are on the wire', async () => {
-  const stream = '\ufeff: hi\n\nid: 7\nevent: task\ndata: a\ndata:  b\n\nid\ndata\n\nretry: 10\r\n\r\ndata: {"x":"\ufeffé"}\r\rdata: cut';
-  const want = [{ comment: 'hi' }, { id: '7', event: 'task', data: 'a\n b' }, { id: '', data: '' }, { retry: 10 }, { data: '{"x":"\ufeffé"}' }];
+  const stream = '\ufeff: hi\n\nid: 7\nevent: task\ndata: a\ndata:  b\n\nid\ndata\n\nretry: 10\r\n\r\ntraceparent: t\ndata: {"x":"\ufeffé"}\r\rdata: cut';
+  const want = [{ comment: 'hi' }, { id: '7', event: 'task', data: 'a\n b' }, { id: '', data: '' }, { retry: 10 }, { traceparent: 't', data: '{"x":"\ufeffé"}' }];
   assert.deepEqual(await collect(bytes(stream)), want);
   assert.deepEqual(await collect(bytes(stream).buffer), want);
   assert.deepEqual(await collect(new DataView(bytes(stream).buffer)), want);
@@ -141,6 +142,12 @@ test('decode: errors, and a source that is let go', async () => {
     break;
   }
   assert.ok(cancelled);
+  const cloned = new Response(new ReadableStream({ start: (controller) => controller.enqueue(bytes('data: x\n\n')) }));
+  cloned.clone();
+  for await (const frame of decode(cloned.body)) {
+    assert.deepEqual(frame, { data: 'x' });
+    break; // does not wait for the clone
+  }
 });
 
 test('what encode makes decode reads', async () => {

@@ -91,6 +91,96 @@ test('keys, gaps, limits and options', () => {
   assert.deepEqual([published, tooLarge, gaps, tooManyExecutions], [7, 1, 1, 1]);
 });
 
+test('hooks are called in order, with what happened, and may call the registry', async () => {
+  const calls = [];
+  const names = ['firstViewer', 'lastViewer', 'published', 'registered', 'left', 'delivered', 'gap', 'slow', 'finished'];
+  const hooks = Object.fromEntries(names.map((name) => [name, (...args) => void calls.push([name, ...args])]));
+  const r = new Registry({ hooks, maxEvents: 2, logger: {} });
+  const traceparent = '00-0123456789abcdef0123456789abcdef-0123456789abcdef-01';
+  const full = { event: 'é', data: { n: 1 }, key: 'k\0ü', traceparent };
+  const ids = [full, {}, { data: '\0' }, { data: 'x', key: 'y' }].map((event) => r.publish('ü', event));
+  assert.deepEqual(calls.splice(0), [
+    ['published', 'ü', { id: ids[0], ...full, data: '{"n":1}' }],
+    ['published', 'ü', { id: ids[1], data: '' }],
+    ['published', 'ü', { id: ids[2], data: '\0' }],
+    ['published', 'ü', { id: ids[3], data: 'x', key: 'y' }],
+  ]);
+  const v = viewer();
+  const client = r.register('ü', v, { lastEventId: ids[0] });
+  const [gap, events] = v.got.split(/(?<=\n\n)/).reduce(([a, b], frame) => (/stream-gap/.test(frame) ? [a + frame, b] : [a, b + frame]), ['', '']);
+  assert.deepEqual(calls.splice(0), [['firstViewer', 'ü'], ['registered', 'ü'], ['gap', 'ü'],
+    ['delivered', 'ü', 0, Buffer.byteLength(gap)], ['delivered', 'ü', 2, Buffer.byteLength(events)]]);
+  r.register('ü', viewer(() => { throw new Error('x'); }), { lastEventId: ids[0] });
+  client.unregister();
+  assert.deepEqual(calls.splice(0).map(([name, , reason]) => [name, reason?.code].join(' ').trim()),
+    ['registered', 'gap', 'left ErrWrite', 'left ErrUnregistered', 'lastViewer']);
+  await r.close('ü');
+  await r.close('ü');
+  assert.deepEqual(calls.splice(0), [['finished', 'ü']]);
+
+  const relayed = new Registry({ hooks: {
+    published: (id, event) => { if (id === 'a') relayed.publish('b', event.data === 'last' ? { data: 'bye' } : { data: event.data }); },
+    firstViewer: (id) => relayed.publish(id, { data: 'welcome' }),
+    left: undefined,
+  } });
+  const b = viewer();
+  relayed.register('b', b);
+  for (const d of ['1', '2', 'last']) relayed.publish('a', { data: d });
+  assert.deepEqual(data(b), ['welcome', '1', '2', 'bye']);
+});
+
+test('a hook that throws or rejects is logged and counted; the others go on', async () => {
+  const logged = [];
+  const logger = { error: (...args) => logged.push(args), warn: (...args) => logged.push(args) };
+  const boom = new TypeError('boom');
+  let finished = 0;
+  const r = new Registry({ logger, hooks: {
+    published() { throw boom; },
+    registered: async () => { throw boom; },
+    firstViewer() { throw undefined; },
+    finished: () => finished++,
+  } });
+  const v = viewer();
+  r.register('x', v);
+  r.publish('x', { data: '1' });
+  await r.close('x');
+  await settled();
+  assert.deepEqual(data(v), ['1', '{}']);
+  assert.equal(finished, 1);
+  assert.equal(r.stats().panics, 2);
+  assert.deepEqual(logged.map(([message, { hook, panic }]) => [message, hook, panic]), [
+    ['execcast: hook panicked', 'firstViewer', undefined],
+    ['execcast: hook panicked', 'published', boom],
+    ['execcast: hook rejected', 'registered', boom],
+  ]);
+});
+
+test('the log goes to the logger, which is the console by default, and may throw', async (t) => {
+  const logged = [];
+  const flood = (r) => {
+    r.publish('x', {});
+    for (let i = 0; i < 3; i++) assert.throws(() => r.publish('y"\u2028', {}), { code: 'ErrTooManyExecutions', message: 'execcast: too many executions' });
+  };
+  const want = [1, 2].map((times) => ['execcast: refused', { error: 'execcast: too many executions', execution: 'y"\u2028', times }]);
+  flood(new Registry({ maxExecutions: 1, logger: { warn: (...args) => logged.push(args) } }));
+  assert.deepEqual(logged, want);
+  const warn = t.mock.method(console, 'warn', () => {});
+  flood(new Registry({ maxExecutions: 1 }));
+  assert.deepEqual(warn.mock.calls.map((call) => call.arguments), want);
+  flood(new Registry({ maxExecutions: 1, logger: {} }));
+  flood(new Registry({ maxExecutions: 1, logger: { warn() { throw new Error('full disk'); } } }));
+  assert.equal(warn.mock.callCount(), 2);
+  // A logger that calls the registry does not change the error it tells of.
+  const nosy = new Registry({ maxExecutions: 1, logger: { warn: () => nosy.publish('x', { data: 'noted' }) } });
+  flood(nosy);
+  // A registry that is restarted keeps its hooks and its logger.
+  let published = 0;
+  const again = new Registry({ maxExecutions: 1, logger: { warn: (...args) => logged.push(args) }, hooks: { published: () => published++ } });
+  again.restart();
+  flood(again);
+  assert.deepEqual([published, logged.length], [1, 4]);
+});
+
 test('bad input throws, and changes nothing', async () => {
   const r = new Registry();
   const v = viewer();
@@ -109,6 +199,7 @@ test('bad input throws, and changes nothing', async () => {
   for (const [code, event] of [
     ['ErrEventType', { event: 'a\nb' }], ['ErrEventType', { event: '\udc00' }], ['ErrEventType', { event: ' a' }],
     ['ErrEventType', { event: 'x'.repeat(257) }], ['ErrReservedType', { event: 'stream-end' }], ['ErrReservedType', { event: 'error' }],
+    ['ErrTraceparent', { traceparent: '00' }],
     ['ErrEventKey', { key: 'x'.repeat(257) }], ['ErrEventKey', { key: '\ud800' }], ['ErrEventData', { data: 'x\ud800' }],
     ['ErrEventID', { id: '5' }], ['ErrEventTooLarge', { data: 'x'.repeat(300_000) }], ['FrameError', { data: 1n }], ['FrameError', { data() {} }],
   ]) {
@@ -116,10 +207,11 @@ test('bad input throws, and changes nothing', async () => {
   }
   assert.throws(() => r.publish('x', { data: 'x'.repeat(100 << 20) }), RangeError);
   for (const event of [null, 5, 'x']) assert.throws(() => r.publish('x', event), TypeError);
-  for (const event of [{ event: 5 }, { key: {} }]) assert.throws(() => r.publish('x', event), TypeError);
+  for (const event of [{ event: 5 }, { key: {} }, { traceparent: 1 }]) assert.throws(() => r.publish('x', event), TypeError);
   for (const writer of [undefined, null, {}, { write: 1 }, () => {}]) assert.throws(() => r.register('x', writer), TypeError);
   for (const options of [{ lastEventId: 5 }, { heartbeat: '1' }, { writeTimeout: NaN }]) assert.throws(() => r.register('x', viewer(), options), TypeError);
-  for (const options of [null, 5, { maxEvents: 'x' }, { heartbeat: NaN }, { lag: 'drop' }, { heartbeatEvents: 1 }, { hartbeat: 1 }]) {
+  for (const options of [null, 5, { maxEvents: 'x' }, { heartbeat: NaN }, { lag: 'drop' }, { heartbeatEvents: 1 }, { hartbeat: 1 },
+    { hooks: null }, { hooks: () => {} }, { hooks: { publish() {} } }, { hooks: { published: 1 } }, { logger: null }, { logger: () => {} }, { logger: { warn: 1 } }]) {
     assert.throws(() => new Registry(options), TypeError);
   }
   await assert.rejects(r.close('x', { signal: {} }), TypeError);

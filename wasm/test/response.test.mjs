@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import http from 'node:http';
 import path from 'node:path';
 import readline from 'node:readline';
-import { after, before, test } from 'node:test';
-import { decode, eventStreamResponse, FakeEventSource, init, Registry, scenario } from '@execcast/wasm';
+import { before, test } from 'node:test';
+import { decode, eventStreamResponse, ExeccastError, FakeEventSource, init, Registry, scenario } from '@execcast/wasm';
 
 before(() => init());
 
@@ -14,77 +15,166 @@ const collect = async (source) => {
   return frames;
 };
 
-// What both are asked, step by step; the answers must be the same but for IDs.
+// What the handlers of internal/server are made with.
+const app = 'https://app.example.com';
+const refusals = ['ErrUnauthorized', 'ErrForbidden', 'ErrNotFound', 'ErrExecutionID', 'ErrUnknown', 'ErrFinished', 'ErrShutdown', 'ErrTooManyClients',
+  'ErrTooManyExecutionClients', 'ErrTooManyExecutions', 'ErrEventType', 'other'];
+const handlers = {
+  executions: {},
+  listed: { allowedOrigins: [app, 'https://Other.example.com:8443'] },
+  any: { allowedOrigins: ['*'] },
+  both: { allowedOrigins: ['*', app] },
+  guarded: { allowedOrigins: [app], retry: 1.5 },
+};
+const coreErrors = new Map([['ErrShutdown', 'execcast: shutting down'], ['ErrTooManyClients', 'execcast: too many clients'],
+  ['ErrTooManyExecutionClients', 'execcast: too many clients of one execution'], ['ErrTooManyExecutions', 'execcast: too many executions']]);
+
+function guard(id) {
+  if (id === 'other') throw new Error('something else');
+  if (refusals.includes(id)) throw new ExeccastError(id, coreErrors.get(id) ?? '');
+  return id;
+}
+
+// What a page, or somebody who only says to be one, may send as Origin to localhost.
+const origins = ['http://localhost', 'HTTPS://LOCALHOST', 'http://localhost:80', 'http://localhost:8080', 'http://localhost.evil.example', 'null', 'localhost',
+  '//localhost', '///localhost', 'http:localhost', 'http://user@localhost', 'http://a@b@localhost', 'http://localhost@evil.example', 'http://localhost/path',
+  'http://localhost?x', 'http://evil.example#//localhost', 'file://', 'http://', '*', app, app.toUpperCase(), `${app}:443`, `${app}.evil.example`, `${app}/`,
+  'https://other.example.com:8443', 'https://other.example.com', 'http://evil.example'];
+
+// talk asks a server everything, step by step, and returns the answers: the same from both, but for IDs.
 async function talk(server) {
   const answers = [];
   const ids = [];
-  const get = async (id, { header, query, method = 'GET' } = {}) => {
-    const url = `http://localhost/executions/${encodeURIComponent(id)}${query === undefined ? '' : `?lastEventId=${encodeURIComponent(query)}`}`;
-    return server.get(id, new Request(url, { method, headers: header === undefined ? {} : { 'Last-Event-ID': header } }));
-  };
-  const note = async (name, response, count) => {
-    const headers = Object.fromEntries([...response.headers].filter(([n]) => !['connection', 'date', 'transfer-encoding', 'content-length', 'keep-alive'].includes(n)));
-    let body;
-    if (headers['content-type'] !== 'text/event-stream') body = await response.text();
-    else if (response.body) {
-      body = [];
-      if (count !== 0) {
-        for await (const frame of decode(response.body)) {
-          body.push(frame);
-          if (body.length === count) break;
-        }
-      }
-    }
-    let answer = JSON.stringify({ name, status: response.status, headers, body }, null, 1);
+  let held = 0; // viewers that stay
+  const get = (id, { handler = 'executions', method = 'GET', headers = {}, query = '' } = {}) =>
+    server.get(handler, id, { method, url: `http://localhost/${handler}/${encodeURIComponent(id)}${query}`, headers });
+  const note = async (name, response, frames = 1) => {
+    const ignored = ['connection', 'date', 'transfer-encoding', 'content-length', 'keep-alive'];
+    const headers = Object.fromEntries([...response.headers].filter(([n]) => !ignored.includes(n)).sort());
+    let answer = JSON.stringify({ name, status: response.status, headers, body: await read(response, frames) }, null, 1);
     ids.forEach((id, i) => (answer = answer.replaceAll(id, `<${i}>`)));
-    answer = answer.replace(/\b\d{15,17}\b/g, '<ID>');
-    answers.push(answer);
+    answers.push(answer.replace(/\b\d{15,17}\b/g, '<ID>'));
+    while (await server.count('x') > held) await new Promise((resolve) => setTimeout(resolve, 1));
   };
   for (const data of ['one', 'two\nlines', ' three']) ids.push(await server.publish('x', data));
+  const lastEventID = (id) => ({ headers: { 'Last-Event-ID': id } });
+  const query = (value) => ({ query: `?lastEventId=${value}` });
   await note('fresh', await get('x'), 4);
-  await note('header', await get('x', { header: ids[0] }), 3);
-  await note('query', await get('x', { query: ids[1] }), 2);
-  await note('header wins', await get('x', { header: ids[1], query: ids[0] }), 2);
-  await note('empty query', await get('x', { query: '' }), 4);
-  await note('unusable ID', await get('x', { query: 'abc' }), 5);
-  await note('ID of the future', await get('x', { header: '9007199254740991' }), 5);
-  await note('HEAD', await get('x', { method: 'HEAD' }), 0);
-  await note('POST', await get('x', { method: 'POST' }));
-  await note('DELETE', await get('x', { method: 'DELETE' }));
-  await note('unknown', await get('never', { header: ids[0] }));
-  await note('bad ID', await get('a\nb'));
-  await note('long ID', await get('x'.repeat(300)));
+  await note('header', await get('x', lastEventID(ids[0])), 3);
+  await note('query', await get('x', query(ids[1])), 2);
+  await note('header wins', await get('x', { ...lastEventID(ids[1]), ...query(ids[0]) }), 2);
+  await note('empty header', await get('x', { ...lastEventID(''), ...query(ids[1]) }), 2);
+  for (const value of ['', 'abc', '%20', '+', '%zz', '%ff', `${ids[1]};a=b`, `${ids[1]}&lastEventId=${ids[0]}`, '9007199254740991', '-1',
+    `a&last%45ventId=${ids[0]}`, '18446744073709551616']) {
+    await note(`query ${value}`, await get('x', query(value)), 2);
+  }
+  for (const value of ['abc', '9007199254740991', '\u00ff', '1 2']) await note(`header ${value}`, await get('x', lastEventID(value)), 5);
+  for (const handler of Object.keys(handlers)) {
+    for (const method of ['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS']) {
+      for (const origin of [undefined, ...origins]) {
+        const headers = origin === undefined ? {} : { Origin: origin };
+        await note(`${method} ${handler} from ${origin}`, await get('x', { handler, method, headers }));
+      }
+    }
+    for (const method of ['GET', 'HEAD']) {
+      for (const headers of [{}, { Origin: app }]) {
+        await note(`${method} ${handler}, unknown`, await get('never', { ...lastEventID(ids[0]), handler, method, headers: { ...headers, 'Last-Event-ID': ids[0] } }));
+        await note(`${method} ${handler}, bad ID`, await get('a\nb', { handler, method, headers }));
+        await note(`${method} ${handler}, long ID`, await get('x'.repeat(300), { handler, method, headers }));
+      }
+    }
+  }
+  for (const id of refusals) {
+    for (const method of ['GET', 'HEAD', 'POST']) {
+      for (const headers of [{}, { Origin: app }, { Origin: 'http://evil.example' }]) {
+        await note(`${method}, ${id}`, await get(id, { handler: 'guarded', method, headers }));
+      }
+    }
+  }
   const full = [await get('x'), await get('x')];
+  held = full.length;
   await note('full', await get('x'));
+  await note('full, of another origin', await get('x', { handler: 'both', headers: { Origin: app } }));
   for (const response of full) await response.body.cancel();
+  held = 0;
   await server.close('x');
-  await note('finished', await get('x', { header: ids[1] }));
-  await note('has all', await get('x', { header: ids[2] }));
+  await note('finished', await get('x', lastEventID(ids[1])), 3);
+  await note('has all', await get('x', lastEventID(ids[2])));
+  await note('has all, of another origin', await get('x', { handler: 'both', headers: { Origin: app, 'Last-Event-ID': ids[2] } }));
   await server.shutdown();
   await note('shut down', await get('y'));
   return answers;
 }
 
-test('eventStreamResponse answers as the net/http adapter does', async () => {
+// read returns a body, of a stream so many blocks.
+async function read({ headers, body }, blocks) {
+  let bytes = Buffer.alloc(0);
+  for await (const chunk of body ?? []) {
+    bytes = Buffer.concat([bytes, chunk]);
+    if (headers.get('Content-Type') === 'text/event-stream' && bytes.toString().split('\n\n').length > blocks) break;
+  }
+  const text = bytes.toString();
+  return headers.get('Content-Type') === 'text/event-stream' ? text.split('\n\n').slice(0, blocks) : text;
+}
+
+// ask is fetch without its opinions on headers.
+async function ask(address, { method, url, headers }) {
+  const request = http.request(url.replace('http://localhost', address), { method, agent: false, headers: { ...headers, Host: 'localhost' } });
+  request.end();
+  const [response] = await once(request, 'response');
+  response.cancel = async () => response.destroy();
+  return { status: response.statusCode, headers: new Headers(Object.entries(response.headers)), body: response };
+}
+
+test('eventStreamResponse answers as the net/http adapter does', async (t) => {
+  t.mock.method(console, 'error', () => {}); // of what the guard throws
   const child = spawn('go', ['run', './internal/server'], { cwd: path.dirname(import.meta.dirname), stdio: ['pipe', 'pipe', 'inherit'] });
-  after(() => child.stdin.end());
+  t.after(() => child.stdin.end());
   const [address] = await once(readline.createInterface({ input: child.stdout }), 'line');
   const post = (what, body) => fetch(address + what, { method: 'POST', body }).then((r) => r.text());
   const want = await talk({
     publish: (id, data) => post(`/publish/${id}`, data),
     close: (id) => post(`/close/${id}`),
     shutdown: () => post('/shutdown'),
-    get: (id, request) => fetch(request.url.replace('http://localhost', address), { method: request.method, headers: request.headers }),
+    count: async (id) => Number(await post(`/clients/${id}`)),
+    get: (handler, id, request) => ask(address, request),
   });
-  const r = new Registry({ maxExecutionClients: 2 });
+  const r = new Registry({ maxExecutionClients: 2, logger: {} });
   const got = await talk({
     publish: (id, data) => r.publish(id, { event: 'step', data }),
     close: (id) => r.close(id),
     shutdown: () => r.shutdown(),
-    get: (id, request) => eventStreamResponse(r, id, request),
+    count: (id) => r.clientCount(id),
+    get: (handler, id, { headers, ...request }) => eventStreamResponse(r, handler === 'guarded' ? () => guard(id) : id,
+      { ...request, headers: new Headers(headers) }, handlers[handler]),
   });
-  assert.equal(got.length, 17);
+  t.diagnostic(`${want.length} answers compared`);
+  assert.equal(got.length, want.length);
+  assert.ok(want.length > 900);
   for (let i = 0; i < want.length; i++) assert.equal(got[i], want[i]);
+  const statuses = new Set(want.map((answer) => JSON.parse(answer).status));
+  assert.deepEqual([...statuses].sort(), [200, 204, 400, 401, 403, 404, 405, 500]);
+});
+
+test('a function that names the execution gets the request, and what it throws is the answer', async (t) => {
+  const log = t.mock.method(console, 'error', () => {});
+  const r = new Registry();
+  const request = new Request('http://localhost/executions?id=x');
+  const byQuery = (req) => new URL(req.url).searchParams.get('id');
+  const response = eventStreamResponse(r, byQuery, request);
+  assert.equal(r.clientCount('x'), 1);
+  await response.body.cancel();
+  const forbidden = eventStreamResponse(r, () => { throw new ExeccastError('ErrForbidden', 'not yours'); }, request);
+  assert.deepEqual([forbidden.status, await forbidden.text(), log.mock.callCount()], [403, 'Forbidden\n', 0]);
+  for (const thrown of [new Error('oops'), undefined, null, 'ErrForbidden']) {
+    assert.equal(eventStreamResponse(r, () => { throw thrown; }, request).status, 500);
+    assert.equal(log.mock.calls.at(-1).arguments[1], thrown);
+  }
+  for (const id of [undefined, null, 1, {}, () => 1, async () => 'x']) assert.throws(() => eventStreamResponse(r, id, request), TypeError);
+  for (const options of [{ retry: 'x' }, { retry: NaN }, { allowedOrigins: '*' }, { allowedOrigins: [1] }]) {
+    assert.throws(() => eventStreamResponse(r, 'x', request, options), TypeError);
+  }
+  assert.equal(r.clientCount('x'), 0);
 });
 
 test('chunking cuts anywhere, and changes no byte', async () => {
@@ -198,7 +288,41 @@ test('FakeEventSource: close, handlers, and what it cannot do', async () => {
   await new Promise(setImmediate);
   assert.deepEqual([early.log, r.clientCount('never')], [[], 0]);
   assert.throws(() => new FakeEventSource('/x'), TypeError);
+  assert.throws(() => FakeEventSource.for(), TypeError);
+  assert.throws(() => FakeEventSource.for(r, { executionId: 'x' }), TypeError);
   assert.throws(() => new EventSource('http://['), TypeError);
+});
+
+test('FakeEventSource: a mistake in its use is heard of', () => {
+  const index = JSON.stringify(new URL('../src/index.js', import.meta.url));
+  const { status, stderr, stdout } = spawnSync(process.execPath, ['--input-type=module', '-e', `
+    import { FakeEventSource, init, Registry } from ${index};
+    await init();
+    const EventSource = FakeEventSource.for(new Registry(), { executionId: (url) => url.searchParams.get('id') });
+    new EventSource('/executions').onerror = (event) => console.log(event.target.readyState);`], { encoding: 'utf8' });
+  assert.deepEqual([status, stdout], [1, '2\n']);
+  assert.match(stderr, /execution ID is a string, or a function that returns one/);
+});
+
+test('FakeEventSource: an EventTarget that calls handlers by itself, as happy-dom has', async (t) => {
+  const { EventTarget } = globalThis;
+  t.after(() => (globalThis.EventTarget = EventTarget));
+  globalThis.EventTarget = class extends EventTarget {
+    dispatchEvent(event) {
+      const answer = super.dispatchEvent(event);
+      this[`on${event.type}`]?.(event);
+      return answer;
+    }
+  };
+  const { FakeEventSource: Fake } = await import('../src/eventsource.js?another');
+  const r = new Registry();
+  const { log, until, source } = watch(Fake.for(r), '/x');
+  await until('open');
+  source.onmessage = (event) => log.push(`handler ${event.data}`);
+  r.publish('x', { data: '1' });
+  await until('handler 1');
+  assert.deepEqual(log, ['open', 'message 1', 'handler 1']);
+  source.close();
 });
 
 test('scenario: reconnecting and joining late, in a few lines', async () => {

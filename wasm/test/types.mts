@@ -1,5 +1,5 @@
 // Compiled, not run: what must, and what must not, be allowed by index.d.ts.
-import { DrainError, type Client, type Step, decode, encode, encodeText, eventStreamResponse, FakeEventSource, FrameError, init, Registry, scenario } from '@execcast/wasm';
+import { DrainError, type Client, type Step, decode, encode, encodeText, eventStreamResponse, ExeccastError, FakeEventSource, FrameError, init, Registry, scenario } from '@execcast/wasm';
 
 await init();
 await init({ wasm: new URL('https://example.com/execcast.wasm') });
@@ -20,6 +20,13 @@ await registry.close('x', { signal: AbortSignal.timeout(1) }).catch((err: unknow
 });
 const response: Response = eventStreamResponse(registry, 'x', new Request('https://example.com'), { chunking: 'byte' });
 void response;
+eventStreamResponse(registry, (request) => new URL(request.url).pathname, new Request('https://example.com'), { allowedOrigins: ['*'] });
+eventStreamResponse(registry, () => { throw new ExeccastError('ErrForbidden'); });
+new Registry({ logger: console, hooks: {
+  published: (id, { data }) => id + data,
+  left: (id, reason) => reason?.message,
+  delivered: async (id, events, bytes) => events + bytes,
+} });
 const Fake: typeof EventSource = FakeEventSource.for(registry);
 const source = new Fake('/x');
 source.onmessage = ({ data }) => data;
@@ -31,6 +38,12 @@ void ids;
 encode({ id: 1 });
 // @ts-expect-error no such option
 new Registry({ hartbeat: 1 });
+// @ts-expect-error no such hook
+new Registry({ hooks: { publish() {} } });
+// @ts-expect-error a function takes a request or none
+eventStreamResponse(registry, (request: number) => 'x', new Request('https://example.com'));
+// @ts-expect-error there is no network to be protected from
+FakeEventSource.for(registry, { allowedOrigins: [] });
 // @ts-expect-error a writer writes
 registry.register('x', {});
 // @ts-expect-error not constructed directly

@@ -57,6 +57,9 @@ func (g generator) line() []byte {
 	if f.Type != "" {
 		field("event", quote(f.Type))
 	}
+	if f.Traceparent != "" {
+		field("traceparent", quote(f.Traceparent))
+	}
 	if f.Data != nil {
 		field("data", quote(string(f.Data)))
 	}
@@ -97,9 +100,12 @@ func (g generator) fill(f *core.Frame) (class string) {
 	if g.IntN(5) == 0 {
 		f.Comment = g.text(g.IntN(10))
 	}
+	if g.IntN(5) == 0 {
+		f.Traceparent = g.word(g.IntN(12))
+	}
 	pick := func(s []string) string { return s[g.IntN(len(s))] }
 	lines := []string{"\n", "\r", "\r\n", "\n\r", "\r\r\n"}
-	switch g.IntN(13) {
+	switch g.IntN(14) {
 	case 0:
 		f.ID, class = g.insert(f.ID, pick(lines)), "line break in id"
 	case 1:
@@ -167,6 +173,8 @@ func (g generator) fill(f *core.Frame) (class string) {
 			f.Data = []byte{}
 		}
 	case 11:
+		f.Traceparent, class = g.insert(f.Traceparent, pick(lines)), "line break in traceparent"
+	case 12:
 		class = "plain"
 		if g.IntN(50) == 0 {
 			class = "large"

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
-import { launch } from './chromium.mjs';
+import { launch, options } from './chromium.mjs';
 
 const root = path.resolve(import.meta.dirname, '../..');
 const main = `import { encodeText, init } from '@execcast/wasm';
@@ -26,12 +26,17 @@ after(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-function project(name) {
+// project makes an empty project that has the package as its users get it, and from here what else it needs.
+function project(name, ...modules) {
   const folder = path.join(dir, name);
-  const target = path.join(folder, 'node_modules/@execcast/wasm');
-  mkdirSync(target, { recursive: true });
-  execFileSync('tar', ['-xzf', tarball, '--strip-components=1', '-C', target]);
-  writeFileSync(path.join(folder, 'package.json'), '{"type":"module","dependencies":{"@execcast/wasm":"*"}}');
+  mkdirSync(folder);
+  writeFileSync(path.join(folder, 'package.json'), '{"type":"module"}');
+  execFileSync('npm', ['install', '--offline', '--no-audit', '--no-fund', tarball], { cwd: folder });
+  for (const module of modules) {
+    const target = path.join(folder, 'node_modules', module);
+    mkdirSync(path.dirname(target), { recursive: true });
+    symlinkSync(path.join(root, 'node_modules', module), target);
+  }
   writeFileSync(path.join(folder, 'index.html'), '<!doctype html><title></title><script type="module" src="/main.js"></script>');
   writeFileSync(path.join(folder, 'main.js'), main);
   return folder;
@@ -76,11 +81,23 @@ test('Node: the packed package', () => {
   assert.equal(execFileSync(process.execPath, ['main.mjs'], { cwd: folder, encoding: 'utf8' }), 'data: it works\n');
 });
 
-test("Vitest: the README's test", () => {
-  const folder = project('vitest');
-  symlinkSync(path.join(root, 'node_modules/vitest'), path.join(folder, 'node_modules/vitest'));
-  const [, code] = /```js\n([^]*?)```/.exec(readFileSync(path.join(folder, 'node_modules/@execcast/wasm/README.md'), 'utf8'));
-  writeFileSync(path.join(folder, 'readme.test.js'), code);
-  const output = execFileSync(process.execPath, [path.join(root, 'node_modules/vitest/vitest.mjs'), 'run'], { cwd: folder, encoding: 'utf8' });
-  assert.match(output, /1 passed/);
-});
+// In Node, and in a browser, whose configuration is Vitest's own: it says nothing of this package.
+const configs = {
+  Node: 'export default {};',
+  'browser mode': `import { playwright } from '@vitest/browser-playwright';
+export default { test: { browser: { enabled: true, headless: true, screenshotFailures: false, instances: [{ browser: 'chromium' }],
+  provider: playwright({ launchOptions: ${JSON.stringify(options())} }) } } };`,
+};
+
+for (const [mode, config] of Object.entries(configs)) {
+  test(`Vitest, ${mode}: the README's test`, () => {
+    const folder = project(mode.replace(' ', '-'), 'vitest', '@vitest/browser-playwright');
+    const [, code] = /```js\n([^]*?)```/.exec(readFileSync(path.join(folder, 'node_modules/@execcast/wasm/README.md'), 'utf8'));
+    writeFileSync(path.join(folder, 'readme.test.js'), code);
+    writeFileSync(path.join(folder, 'vitest.config.js'), config);
+    const output = execFileSync(process.execPath, ['node_modules/vitest/vitest.mjs', 'run'],
+      { cwd: folder, encoding: 'utf8', env: { ...process.env, NO_COLOR: '1' } });
+    console.log(`Vitest, ${mode}: ${/Tests .*/.exec(output)}`);
+    assert.match(output, /Tests +1 passed/);
+  });
+}
