@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/execcast/execcast/core"
+	"github.com/execcast/execcast/wasm/client"
 )
 
 const (
@@ -155,6 +156,7 @@ func (s *server) api() *http.ServeMux {
 		panic(err) // the directory is part of the binary
 	}
 	files := http.FileServerFS(page)
+	mux.Handle("GET /execcast.js", client.Handler())
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy",

@@ -423,12 +423,13 @@ func TestPage(t *testing.T) {
 			s.transport = transport
 			e := listen(t, s, transport)
 			for path, want := range map[string]string{
-				"/":           "<!doctype html>",
-				"/app.js":     "import { watch }",
-				"/stream.js":  "EventSource",
-				"/app.css":    ":root",
-				"/icon.svg":   "<svg",
-				"/api/config": `"transport":"` + transport + `"`,
+				"/":            "<!doctype html>",
+				"/app.js":      "import { follow }",
+				"/execcast.js": "EventSource",
+				"/ansi.js":     "export function reader",
+				"/app.css":     ":root",
+				"/icon.svg":    "<svg",
+				"/api/config":  `"transport":"` + transport + `"`,
 			} {
 				status, body := e.do("GET", path, nil)
 				require.Equal(t, http.StatusOK, status, path)

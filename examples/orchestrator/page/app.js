@@ -1,6 +1,9 @@
-import { watch } from './stream.js';
+import { reader, sixteen } from './ansi.js';
+import { follow } from './execcast.js';
 
 const $ = (id) => document.getElementById(id);
+const transports = { http: 'sse', fasthttp: 'fetch', websocket: 'websocket' }; // each of the client's, by the server's
+const types = ['task-start', 'task-output', 'task-complete', 'execution-complete', 'stream-gap'];
 const blockLines = 200, blockChars = 1 << 16; // the most output in one element: what the browser lays out at a time
 
 let config = { tasks: [] };
@@ -16,7 +19,8 @@ function show(executionId) {
   view = {
     executionId,
     tasks: new Map(config.tasks.map((task) => [task.id, { ...task, status: 'waiting', lines: 0 }])),
-    lines: [], // {task, stream, text}; a notice has no task
+    lines: [], // {task, stream, text, runs}; a notice has no task
+    readers: new Map(), // one for each stream of a task
     rendered: 0, // of lines
     status: executionId ? 'waiting' : 'idle',
     progress: 0,
@@ -27,10 +31,18 @@ function show(executionId) {
   };
   buildTasks();
   select(null);
-  setConnection(executionId ? 'connecting' : 'idle');
-  if (executionId) view.stop = watch(executionId, config.transport, { onEvent: apply, onState: setConnection });
+  setConnection({ state: executionId ? 'connecting' : 'idle' });
+  if (executionId) view.stop = watch(executionId);
   renderRuns();
   schedule();
+}
+
+function watch(executionId) {
+  const stream = follow(`/api/executions/${encodeURIComponent(executionId)}/events`, {
+    transport: transports[config.transport], retry: 500, maxDelay: 15_000, onState: setConnection,
+  });
+  for (const type of types) stream.on(type, ({ data }) => apply(type, data));
+  return () => stream.close();
 }
 
 // apply brings one event into the view. Drawing follows with the next frame: thousands of events may come between two.
@@ -46,7 +58,7 @@ function apply(type, data) {
     case 'task-output':
       if (task.status === 'waiting') task.status = 'running'; // its start is not retained any more
       task.lines++;
-      view.lines.push({ task: task.id, stream: data.stream, text: plain(data.line) });
+      view.lines.push({ task: task.id, stream: data.stream, ...readerOf(task.id, data.stream)(data.line) });
       break;
     case 'task-complete':
       task.status = data.status;
@@ -77,11 +89,10 @@ function taskOf(id) {
   return view.tasks.get(id);
 }
 
-// plain leaves of a line what a terminal would show in the end, without colours.
-function plain(line) {
-  return line
-    .replace(/\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])/g, '')
-    .replace(/^.*\r(?=.)/s, '');
+function readerOf(taskId, stream) {
+  const key = `${stream} ${taskId}`;
+  if (!view.readers.has(key)) view.readers.set(key, reader());
+  return view.readers.get(key);
 }
 
 let frame = 0;
@@ -126,7 +137,7 @@ function drawSummary() {
   bar.ariaValueText = `${progress} of ${total}, ${words[status]}`;
 
   const running = status === 'running' || status === 'waiting';
-  $('cancel').hidden = !running || !view.executionId || connection === 'gone';
+  $('cancel').hidden = !running || !view.executionId || connection === 'failed';
   $('cancel').disabled = view.cancelling;
   const marks = { running: '▶', success: '✓', failed: '✗', cancelled: '■' };
   const percent = running && total ? ` ${Math.floor((100 * progress) / total)} %` : '';
@@ -234,6 +245,7 @@ function select(taskId) {
   setText($('command'), task ? task.command.join(' ') : '');
   $('all').hidden = !task;
   $('lines').replaceChildren();
+  sight.disconnect();
   block = null;
   view.rendered = 0;
   setFollowing(true);
@@ -245,55 +257,111 @@ $('all').onclick = () => {
   button?.focus();
 };
 
-// --- Output: neighbouring lines of one source share an element, so that 100,000 lines are hundreds of elements
+// --- Output: neighbouring lines of one source share an element, and only those in sight have their styles, so that 100,000
+// lines are hundreds of elements
 
-let block = null; // the last element: {task, stream, count, chars, text}
+let block = null; // the last one: {task, stream, el, pre, count, chars, runs, styled}
+const blocks = new WeakMap(); // by element
+const sight = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) style(blocks.get(target), isIntersecting);
+}, { root: $('output'), rootMargin: '50% 0px' });
 
 function drawOutput() {
   const nodes = [];
-  let pending = '';
+  let pending = '', runs = [];
   const settle = () => {
     if (!pending) return;
-    block.text.appendData(pending);
+    extend(block, pending, runs);
     block.el.style.setProperty('--lines', block.count);
-    pending = '';
+    [pending, runs] = ['', []];
   };
   for (; view.rendered < view.lines.length; view.rendered++) {
     const line = view.lines[view.rendered];
     if (selected !== null && line.task !== undefined && line.task !== selected) continue;
     if (!block || line.task !== block.task || line.stream !== block.stream ||
-        block.count >= blockLines || block.chars >= blockChars) {
+        block.count >= blockLines || block.chars + pending.length >= blockChars) {
       settle();
       nodes.push(newBlock(line));
     }
+    for (const { start, end, style } of line.runs ?? []) runs.push({ start: pending.length + start, end: pending.length + end, style });
     pending += line.text + '\n';
     block.count++;
-    block.chars += line.text.length;
   }
   settle();
   $('lines').append(...nodes);
   if (following) toEnd();
 
   const count = selected === null ? view.lines.length : view.tasks.get(selected).lines;
-  setText($('line-count'), count ? `${count.toLocaleString()} ${count === 1 ? 'line' : 'lines'}` : '');
+  setText($('line-count'), lineCount(count));
   $('empty').hidden = count > 0;
   setText($('empty'), hint());
+  if (following) read = count;
+  setText($('to-end'), count > read ? `${lineCount(count - read)} more ↓` : 'To the end ↓');
 }
 
+const lineCount = (n) => (n ? `${n.toLocaleString()} ${n === 1 ? 'line' : 'lines'}` : '');
+
 function newBlock({ task, stream }) {
-  const text = new Text();
   const el = element('div', { className: task === undefined ? 'notice' : `block ${stream}` });
   if (selected === null && task !== undefined) {
-    const who = element('span', { className: 'who' });
-    if (task !== block?.task) {
-      who.textContent = view.tasks.get(task).title;
-      el.classList.add('first');
-    }
-    el.append(who);
+    el.append(element('span', { className: 'who', textContent: view.tasks.get(task).title }));
+    el.classList.toggle('first', task !== block?.task);
   }
-  el.append(element('pre', {}, [text]));
-  block = { task, stream, el, text, count: 0, chars: 0 };
+  const pre = element('pre');
+  el.append(pre);
+  block = { task, stream, el, pre, count: 0, chars: 0, runs: [], styled: false };
+  blocks.set(el, block);
   return el;
+}
+
+function extend(block, text, runs) {
+  if (runs.length && !block.runs.length) sight.observe(block.el);
+  for (const run of runs) block.runs.push({ ...run, start: block.chars + run.start, end: block.chars + run.end });
+  block.chars += text.length;
+  if (block.styled) block.pre.append(styled(text, runs));
+  else if (block.pre.firstChild) block.pre.firstChild.appendData(text);
+  else block.pre.append(text);
+}
+
+function style(block, on) {
+  if (block.styled === on) return;
+  block.styled = on;
+  const text = block.pre.textContent;
+  block.pre.replaceChildren(on ? styled(text, block.runs) : text);
+}
+
+function styled(text, runs) {
+  const fragment = new DocumentFragment();
+  let at = 0;
+  for (const { start, end, style } of runs) {
+    if (start > at) fragment.append(text.slice(at, start));
+    fragment.append(span(text.slice(start, end), style));
+    at = end;
+  }
+  if (at < text.length) fragment.append(text.slice(at));
+  return fragment;
+}
+
+// span: a colour of the sixteen is the theme's, unless it stands before or behind another: then both are a terminal's.
+function span(text, { fg, bg, inverse, ...flags }) {
+  const el = element('span', { textContent: text, className: ['sgr', ...Object.keys(flags)].join(' ') });
+  if (inverse && (fg ?? bg) === undefined) {
+    setColours(el, 'var(--inset)', 'var(--text)');
+  } else if (inverse || bg !== undefined) {
+    const [front, back] = (inverse ? [bg, fg ?? 7] : [fg, bg]).map((c) => (typeof c === 'number' ? sixteen[c] : c));
+    setColours(el, rgb(front ?? (isDark(back) ? sixteen[15] : sixteen[0])), rgb(back));
+  } else if (fg !== undefined) {
+    setColours(el, typeof fg === 'number' ? `var(--ansi-${fg})` : rgb(fg));
+    if (typeof fg === 'object') el.classList.add('adapt');
+  }
+  return el;
+}
+
+const rgb = (c) => `rgb(${c.join(' ')})`;
+const isDark = ([r, g, b]) => 0.3 * r + 0.59 * g + 0.11 * b < 140;
+function setColours(el, front, back) {
+  el.style.setProperty('--fg', front);
+  if (back) el.style.setProperty('--bg', back);
 }
 
 function hint() {
@@ -305,10 +373,13 @@ function hint() {
 }
 
 let following = true;
+let read = 0; // lines that were there when following ended
 let scrolledByUser = 0; // when a person last did something that scrolls
 function setFollowing(on) {
   following = on;
-  $('follow').hidden = on;
+  $('follow').ariaPressed = String(on);
+  $('to-end').hidden = on;
+  if (on) toEnd();
 }
 function toEnd() {
   $('output').scrollTop = $('output').scrollHeight;
@@ -318,15 +389,15 @@ for (const type of ['wheel', 'touchmove', 'keydown', 'pointerdown']) {
 }
 $('output').addEventListener('pointermove', (e) => e.buttons && (scrolledByUser = performance.now()));
 $('output').addEventListener('scroll', () => {
+  if (performance.now() - scrolledByUser > 1000) return;
   const el = $('output');
-  if (el.scrollHeight - el.scrollTop - el.clientHeight < 24) setFollowing(true);
-  else if (performance.now() - scrolledByUser < 1000) setFollowing(false);
+  setFollowing(el.scrollHeight - el.scrollTop - el.clientHeight < 24);
 });
 // What was estimated while out of sight gets its true height in sight.
 new ResizeObserver(() => following && toEnd()).observe($('lines'));
-$('follow').onclick = () => {
+$('follow').onclick = () => setFollowing(!following);
+$('to-end').onclick = () => {
   setFollowing(true);
-  toEnd();
   $('output').focus();
 };
 $('wrap').onclick = () => {
@@ -346,23 +417,26 @@ $('copy').hidden = !navigator.clipboard;
 
 let connection = 'idle';
 let calm; // the timer that turns "resumed" into "live"
-function setConnection(state, detail) {
+function setConnection({ state, resumedAfter, delay, error }) {
+  if (state === 'closed') return; // for another run
+  if (state === 'live' && resumedAfter) state = 'resumed';
   connection = state;
   clearTimeout(calm);
+  const unknown = error?.status === 404;
   const text = {
     idle: 'No run selected',
     connecting: 'Connecting',
     live: 'Live',
-    resumed: `Resumed after event ${detail}`,
-    reconnecting: detail > 1000 ? `Reconnecting in ${Math.round(detail / 1000)} s` : 'Reconnecting',
-    ended: 'Finished',
-    gone: 'Unknown to the server',
+    resumed: `Resumed after event ${resumedAfter}`,
+    reconnecting: delay > 1000 ? `Reconnecting in ${Math.round(delay / 1000)} s` : 'Reconnecting',
+    finished: 'Finished',
+    failed: unknown ? 'Unknown to the server' : 'Disconnected',
   }[state];
   $('connection').dataset.state = state;
   setText($('connection').firstElementChild, text);
-  if (state === 'resumed') calm = setTimeout(setConnection, 5000, 'live');
-  if (state === 'gone') {
-    view.lines.push({ text: 'The server does not know this run (any more): it was restarted, or the run is too old.' });
+  if (state === 'resumed') calm = setTimeout(setConnection, 5000, { state: 'live' });
+  if (state === 'failed') {
+    view.lines.push({ text: unknown ? 'The server does not know this run (any more): it was restarted, or the run is too old.' : error.message });
     for (const item of [view, ...view.tasks.values()]) {
       if (item.status === 'running' || item.status === 'waiting') item.status = 'unknown';
     }
