@@ -2,13 +2,16 @@
 # ARGS is passed on: make run ARGS="-transport websocket"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fuzz bench gobench faults wasm test-browsers
+.PHONY: help run cluster test lint fuzz bench gobench faults faults-cluster wasm test-browsers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: ## serve the orchestrator example on http://127.0.0.1:8080
 	go run ./examples/orchestrator $(ARGS)
+
+cluster: ## run three nodes on a JetStream cluster of their own (ARGS="-nats URL": on yours), with a page that survives them
+	cd examples/cluster && go run . $(ARGS)
 
 test: ## run every check and every test; installs what is missing, where it can
 	@.ci/test
@@ -28,8 +31,12 @@ gobench: ## run core's Go benchmarks
 faults: ## cut, stall, block and shut down under load, and print what was lost (some minutes)
 	go run ./examples/faults $(ARGS)
 
+faults-cluster: ## kill and stop nodes of a cluster under load, and print what was lost (some ten minutes; ARGS="-unguarded gaps" turns it red)
+	cd examples/cluster && go test -run 'TestFaults|TestFinishAndKill|TestMany|TestCatchUp' -v -count=1 -timeout 40m . -args \
+		-kills 20 -stops 10 -viewers 500 -events 150000 -finishes 200 -many 50000 $(ARGS)
+
 wasm: ## build the npm package @execcast/wasm into wasm/dist
 	node wasm/build.mjs
 
-test-browsers: ## compare the wasm build with the native one, a million frames, and run it in every browser (some minutes)
+test-browsers: ## prove what the npm package promises: a million frames, every browser (some minutes); installs like test
 	@.ci/test-browsers
