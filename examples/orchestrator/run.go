@@ -27,13 +27,15 @@ const (
 )
 
 // The events of a run. Progress counts the tasks that are complete, out of
-// total. Durations are milliseconds.
+// total. Times are RFC 3339, by the server's clock, as is startedAt of the run
+// in GET /api/executions; durations are milliseconds.
 type (
 	taskStart struct {
-		TaskID    string `json:"taskId"`
-		TaskTitle string `json:"taskTitle"`
-		Progress  int    `json:"progress"`
-		Total     int    `json:"total"`
+		TaskID    string    `json:"taskId"`
+		TaskTitle string    `json:"taskTitle"`
+		StartedAt time.Time `json:"startedAt"`
+		Progress  int       `json:"progress"`
+		Total     int       `json:"total"`
 	}
 	taskOutput struct {
 		TaskID string `json:"taskId"`
@@ -127,9 +129,9 @@ func (r *run) execute(ctx context.Context) {
 			return
 		}
 		task := r.plan.Tasks[i]
-		r.publish("task-start", taskStart{task.ID, task.Title, progress, total})
+		began := time.Now()
+		r.publish("task-start", taskStart{task.ID, task.Title, began, progress, total})
 		go func() {
-			began := time.Now()
 			status := r.command(ctx, task)
 			results <- result{i, status, time.Since(began)}
 		}()

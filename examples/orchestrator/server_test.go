@@ -248,14 +248,14 @@ func TestWholeRunOverEachTransport(t *testing.T) {
 				require.Equal(t, all.seen[0].events, v.events)
 			}
 			require.Equal(t, []string{
-				`task-start {"progress":0,"taskId":"a","taskTitle":"Task a","total":2}`,
+				`task-start {"progress":0,"startedAt":"T","taskId":"a","taskTitle":"Task a","total":2}`,
 				`task-output {"line":"\u003cb\u003e\u001b[1mé` + "\uFFFD" + `","stream":"stdout","taskId":"a"}`,
 				`task-complete {"duration":"D","progress":1,"status":"success","taskId":"a","total":2}`,
-				`task-start {"progress":1,"taskId":"b","taskTitle":"Task b","total":2}`,
+				`task-start {"progress":1,"startedAt":"T","taskId":"b","taskTitle":"Task b","total":2}`,
 				`task-complete {"duration":"D","progress":2,"status":"success","taskId":"b","total":2}`,
 				`execution-complete {"executionId":"` + id + `","failed":0,"status":"success","successful":2,"totalDuration":"D"}`,
 				`stream-end {}`,
-			}, withoutDurations(withoutIDs(t, all.seen[0].events)))
+			}, withoutTimes(withoutIDs(t, all.seen[0].events)))
 			list = e.list()
 			require.Equal(t, id, list[0].ExecutionID)
 			require.Equal(t, "Test", list[0].Title)

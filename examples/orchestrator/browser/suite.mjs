@@ -112,7 +112,8 @@ const until = async (what, condition) => {
   }
 };
 
-async function open(t, url) {
+// open shows the page at url to another viewer, after script has run there.
+async function open(t, url, script) {
   const context = await browser.createBrowserContext();
   t.after(() => context.close());
   const page = await context.newPage();
@@ -129,6 +130,7 @@ async function open(t, url) {
       new MutationObserver(() => globalThis.states.push(el.dataset.state)).observe(el, { attributeFilter: ['data-state'] });
     });
   });
+  if (script) await page.evaluateOnNewDocument(script);
   await page.goto(url);
   const has = (selector) => until(selector, () => page.evaluate((s) => document.querySelector(s) !== null, selector));
   await has('#start:enabled');
@@ -270,6 +272,65 @@ export function suite(name, launch) {
       assert.deepEqual(viewer.errors, []);
     });
   }
+
+  test(`${name}: running tasks show for how long, whatever the clock, and say so to nobody`, async (t) => {
+    const plan = makePlan(t);
+    const { url } = await serve(t, 'http', plan);
+    const wrongClock = () => {
+      Date.now = () => 0;
+      // What a screen reader speaks by itself: changes of these, and of the name of the button that has the focus.
+      globalThis.spoken = [];
+      document.addEventListener('DOMContentLoaded', () => {
+        const observer = new MutationObserver(() => globalThis.spoken.push(document.querySelector('.task[data-task="gate"]').textContent));
+        const heard = { characterData: true, childList: true, subtree: true };
+        document.querySelectorAll('[role=status], [role=alert], [aria-live]:not([aria-live=off])').forEach((el) => observer.observe(el, heard));
+        globalThis.listenTo = (el) => el.querySelectorAll(':not([aria-hidden=true])').forEach((part) => observer.observe(part, { ...heard, subtree: false }));
+      });
+    };
+    const viewer = await open(t, url, wrongClock);
+    const shown = async () => {
+      const text = await viewer.text('.task[data-task="gate"] .task-meta');
+      const [, minutes = 0, seconds, lines] = /^Running(?:(\d+) min )?(\d+) s( · 1 line)?$/.exec(text) ?? [];
+      return lines ? minutes * 60 + Number(seconds) : -1;
+    };
+    const reaches = (n) => until(`${n} s`, async () => (await shown()) >= n);
+    await viewer.page.click('#start');
+    await viewer.task('flood', 'success');
+    await reaches(0);
+    await viewer.page.evaluate(() => {
+      const button = document.querySelector('.task[data-task="gate"]');
+      button.focus();
+      globalThis.listenTo(button);
+      globalThis.spoken.length = 0;
+    });
+    const seen = await shown();
+    await reaches(seen + 2);
+    assert.deepEqual(await viewer.page.evaluate(() => globalThis.spoken), []);
+
+    // After a reload it goes on, and is never longer than the run.
+    await viewer.page.reload();
+    await viewer.shows('at the gate');
+    await until('longer than the page is open', async () => (await shown()) * 1000 > await viewer.page.evaluate(() => performance.now()));
+    const after = await shown();
+    const [run] = await (await fetch(`${url}api/executions`)).json();
+    assert.ok(after <= run.duration / 1000, `${after} s of ${run.duration} ms`);
+    assert.match(await viewer.text('#stats'), /^2 of 5 tasks · (\d+ min )?\d+ s$/);
+
+    // Who does not know when the run began shows nothing rather than something wrong.
+    const ignorant = await open(t, viewer.page.url(), () => {
+      const fetch = globalThis.fetch;
+      globalThis.fetch = (url, options) => (url === '/api/executions' ? Promise.reject(new TypeError('lost')) : fetch(url, options));
+    });
+    await ignorant.reads('.task[data-task="gate"] .task-meta', 'Running1 line');
+    await ignorant.reads('#stats', '2 of 5 tasks');
+
+    plan.open();
+    await viewer.connection('finished');
+    const meta = '.task[data-task="gate"] .task-meta';
+    await until('its duration', async () => /^Succeeded\d+\.\d s · 2 lines$/.test(await viewer.text(meta)));
+    assert.equal(await viewer.attribute(`${meta} span:last-child`, 'aria-hidden'), 'false');
+    assert.deepEqual([...viewer.errors, ...ignorant.errors], []);
+  });
 
   test(`${name}, websocket: stopping the server ends the run for its viewers, then the stream`, async (t) => {
     const plan = makePlan(t);

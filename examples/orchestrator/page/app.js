@@ -9,7 +9,7 @@ const blockLines = 200, blockChars = 1 << 16; // the most output in one element:
 let config = { tasks: [] };
 let view; // the run on show: see show()
 let selected = null; // the task whose output is on show, null for all
-let runs = []; // as GET /api/executions lists them
+let runs = []; // as GET /api/executions lists them; began: when, on this page's clock
 
 // --- The run on show
 
@@ -53,10 +53,11 @@ function apply(type, data) {
       view.status = 'running';
       task.status = 'running';
       task.title = data.taskTitle;
+      task.startedAt = data.startedAt;
       Object.assign(view, { progress: data.progress, total: data.total });
       break;
     case 'task-output':
-      if (task.status === 'waiting') task.status = 'running'; // its start is not retained any more
+      if (task.status === 'waiting') task.status = view.status = 'running'; // its start is not retained any more
       task.lines++;
       view.lines.push({ task: task.id, stream: data.stream, ...readerOf(task.id, data.stream)(data.line) });
       break;
@@ -126,9 +127,9 @@ function drawSummary() {
   for (const s of ['failed', 'cancelled', 'skipped']) {
     if (count(s)) stats.push(`${count(s)} ${s}`);
   }
-  const known = runs.find((run) => run.executionId === view.executionId);
+  const running = status === 'running' || status === 'waiting';
   if (view.duration) stats.push(time(view.duration));
-  else if (known) stats.push(time(known.duration + performance.now() - known.asOf, true));
+  else if (running) stats.push(...elapsed());
   setText($('stats'), view.executionId ? stats.join(' · ') : `${total} tasks`);
 
   const bar = $('progress');
@@ -136,12 +137,19 @@ function drawSummary() {
   bar.ariaValueNow = progress;
   bar.ariaValueText = `${progress} of ${total}, ${words[status]}`;
 
-  const running = status === 'running' || status === 'waiting';
   $('cancel').hidden = !running || !view.executionId || connection === 'failed';
   $('cancel').disabled = view.cancelling;
   const marks = { running: '▶', success: '✓', failed: '✗', cancelled: '■' };
   const percent = running && total ? ` ${Math.floor((100 * progress) / total)} %` : '';
   document.title = marks[status] ? `${marks[status]}${percent} ${config.title}` : `${config.title} · execcast`;
+}
+
+// elapsed is how long the run on show has been running, or its task that was started then: at most one text, none if we do not know.
+// Only durations and differences between the server's times count, so that the two clocks may differ.
+function elapsed(startedAt) {
+  const run = runs.find(({ executionId }) => executionId === view.executionId);
+  const ms = run && performance.now() - run.began - (startedAt ? Date.parse(startedAt) - Date.parse(run.startedAt) : 0);
+  return ms === undefined ? [] : [time(Math.max(0, ms), true)];
 }
 
 function time(ms, coarse) {
@@ -223,10 +231,13 @@ function drawTasks() {
   let changed = false;
   for (const task of view.tasks.values()) {
     const figures = [];
+    const running = task.status === 'running';
+    if (running && task.startedAt) figures.push(...elapsed(task.startedAt));
     if (task.duration !== undefined && task.status !== 'skipped') figures.push(time(task.duration));
     if (task.lines) figures.push(`${task.lines.toLocaleString()} ${task.lines === 1 ? 'line' : 'lines'}`);
     setText(task.word, task.status === 'waiting' ? 'Waiting' : words[task.status]);
     setText(task.figures, figures.join(' · '));
+    task.figures.ariaHidden = String(running); // a screen reader would read the button anew with each change
     setText(task.titleText, task.title);
     if (task.button.dataset.status === task.status) continue;
     changed = true;
@@ -496,7 +507,9 @@ async function configure() {
 async function refresh() {
   try {
     const list = await request('GET', '/api/executions');
-    runs = list.map((run) => ({ ...run, asOf: performance.now() }));
+    // The answer that took the shortest time tells best when a run began.
+    const began = new Map(runs.map((run) => [run.executionId, run.began]));
+    runs = list.map((run) => ({ ...run, began: Math.min(performance.now() - run.duration, began.get(run.executionId) ?? Infinity) }));
   } catch {
     return; // the connection says what is wrong
   }
@@ -603,9 +616,10 @@ await attempt('reach the server', async () => {
 if (!location.hash && runs.length) history.replaceState(null, '', `#${runs[0].executionId}`);
 show(location.hash.slice(1));
 $('start').disabled = false;
+setInterval(() => document.hidden || refresh(), 2000);
+// Each task's seconds begin at another moment.
 setInterval(() => {
-  if (document.hidden) return;
-  refresh();
-  if (view.status === 'running') schedule();
-}, 2000);
-setInterval(() => view.status === 'running' && schedule(), 1000);
+  if (document.hidden || view.status !== 'running') return;
+  drawSummary();
+  drawTasks();
+}, 200);
