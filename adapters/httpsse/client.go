@@ -10,7 +10,6 @@ import (
 	"iter"
 	"math"
 	"math/rand/v2"
-	"mime"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -165,7 +164,9 @@ func (e *StatusError) Temporary() bool {
 // Everything else leads to a reconnection, among it that the server cannot be
 // reached: ctx bounds how long that may go on.
 //
-// Redirects are followed, anew with each request. While the loop's body runs,
+// Redirects are followed, anew with each request, as http.Client does, but
+// without a Referer: another host is not told Authorization and Cookie, yet all
+// other headers. While the loop's body runs,
 // nothing is read, and the server may find its viewer slow. Leaving the loop
 // closes the connection. Every range over the sequence is a stream of its own,
 // with opts as they are when it begins.
@@ -224,12 +225,15 @@ func newWatcher(ctx context.Context, rawURL string, opts *WatchOptions) (*watche
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrWatchOptions, err)
 	}
-	if !isHTTP(req.URL) || req.URL.Host == "" {
+	if !isHTTP(req.URL) {
 		return nil, fmt.Errorf("%w: %q is not an HTTP URL", ErrWatchOptions, req.URL.Redacted())
 	}
 	req.Header.Set("Accept", "text/event-stream")
 	req.Header.Set("Cache-Control", "no-cache")
 	for name, values := range o.Header {
+		if !isToken(name) {
+			return nil, fmt.Errorf("%w: %q is no name of a header", ErrWatchOptions, name)
+		}
 		for _, v := range values {
 			if !isFieldValue(v) {
 				return nil, fmt.Errorf("%w: header %q has control characters", ErrWatchOptions, name)
@@ -253,7 +257,15 @@ func orDefault(d, byDefault time.Duration) time.Duration {
 	return min(max(d, 0), 365*24*time.Hour)
 }
 
-func isHTTP(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
+func isHTTP(u *url.URL) bool { return (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" }
+
+// isToken reports whether net/http accepts s as a header's name (RFC 9110,
+// section 5.6.2).
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
+}
 
 // isFieldValue reports whether net/http accepts s as a header's value.
 func isFieldValue(s string) bool {
@@ -336,7 +348,7 @@ func (w *watcher) connect(yield func(Event, error) bool) (again bool, err error)
 		return err.Temporary(), err
 	}
 	contentType := res.Header.Get("Content-Type")
-	if media, _, _ := mime.ParseMediaType(contentType); media != "text/event-stream" {
+	if media, _, _ := strings.Cut(contentType, ";"); !strings.EqualFold(strings.TrimSpace(media), "text/event-stream") {
 		return false, fmt.Errorf("%w: content type %q", ErrContentType, contentType)
 	}
 	if w.opts.Connected != nil {
@@ -383,18 +395,19 @@ func (w *watcher) connect(yield func(Event, error) bool) (again bool, err error)
 
 // unwrap takes an event out of the object that names its execution.
 func (e *Event) unwrap() {
-	var m struct {
-		Execution string          `json:"execution"`
-		Data      json.RawMessage `json:"data"`
-	}
-	d := json.NewDecoder(bytes.NewReader(e.Data))
-	d.DisallowUnknownFields()
-	if d.Decode(&m) != nil || m.Data == nil {
+	var m map[string]json.RawMessage // a struct would take "Data" for "data"
+	if json.Unmarshal(e.Data, &m) != nil || m["data"] == nil {
 		return
 	}
-	if _, err := d.Token(); err == io.EOF { // nothing stands behind it
-		e.Execution, e.Data = m.Execution, m.Data
+	execution, named := m["execution"]
+	switch {
+	case len(m) == 1:
+	case len(m) > 2 || !named || execution[0] != '"':
+		return
+	default:
+		json.Unmarshal(execution, &e.Execution) // is a string
 	}
+	e.Data = m["data"]
 }
 
 func (w *watcher) nextRequest(ctx context.Context) *http.Request {
@@ -412,10 +425,12 @@ func (w *watcher) nextRequest(ctx context.Context) *http.Request {
 }
 
 func (w *watcher) checkRedirect(req *http.Request, via []*http.Request) error {
+	// net/http would send the address redirected from, and what its query holds.
+	req.Header["Referer"] = via[0].Header["Referer"]
 	var err error
 	switch check := w.opts.Client.CheckRedirect; {
 	case !isHTTP(req.URL):
-		err = fmt.Errorf("to a URL with scheme %q", req.URL.Scheme)
+		err = fmt.Errorf("to %q, which is not an HTTP URL", req.URL.Redacted())
 	case check != nil:
 		err = check(req, via)
 	case len(via) >= maxRedirects:
@@ -431,7 +446,7 @@ func (w *watcher) checkRedirect(req *http.Request, via []*http.Request) error {
 // 10.2.3). What it cannot read is zero; more than a day is a day.
 func retryAfter(s string) time.Duration {
 	const most = 24 * time.Hour
-	if seconds, err := strconv.ParseUint(s, 10, 64); err == nil {
+	if seconds, err := strconv.ParseUint(s, 10, 64); err == nil || errors.Is(err, strconv.ErrRange) { // then the largest
 		return time.Duration(min(seconds, uint64(most/time.Second))) * time.Second
 	}
 	if at, err := http.ParseTime(s); err == nil {
@@ -504,7 +519,7 @@ type commentReader struct {
 	err    error
 	bom    int  // bytes of a byte order mark that the stream began with; len(bom) if it can no longer come
 	inLine bool // not at the beginning of a line
-	inside bool // in a comment line, of which text is the part so far
+	inside bool // in a comment line, of which text is the part so far, with its colon
 	ended  bool // the comment in text has ended
 	text   []byte
 }
@@ -514,7 +529,10 @@ const bom = "\ufeff"
 func (c *commentReader) Read(p []byte) (int, error) {
 	if c.ended {
 		c.ended = false
-		c.report(strings.ToValidUTF8(strings.TrimPrefix(string(c.text), " "), "\ufffd"))
+		c.text = append(c.text, "\n\n"...)
+		for f := range core.Decode(bytes.NewReader(c.text), math.MaxInt) {
+			c.report(f.Comment)
+		}
 	}
 	if len(c.rest) == 0 {
 		if c.err != nil {
@@ -553,7 +571,7 @@ func (c *commentReader) scan(p []byte) int {
 		case c.inside:
 			c.text = append(c.text, b)
 		case !c.inLine && b == ':':
-			c.inside, c.inLine, c.text = true, true, c.text[:0]
+			c.inside, c.inLine, c.text = true, true, append(c.text[:0], b)
 		default:
 			c.inLine = true
 		}

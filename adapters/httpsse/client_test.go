@@ -232,8 +232,10 @@ func TestWatchAnswers(t *testing.T) {
 		"no content type":       {handler: stream(""), requests: 1, err: httpsse.ErrContentType},
 		"content type":          {handler: stream("Text/Event-Stream;charset=utf-8"), requests: 1, events: all},
 		"odd content type":      {handler: stream("text/event-stream; ="), requests: 1, events: all},
+		"doubled charset":       {handler: stream("text/event-stream ;charset=utf-8;charset=UTF-8"), requests: 1, events: all},
 		"redirect loop":         {handler: redirect(302, "/"), requests: 10, err: httpsse.ErrRedirect},
 		"redirect elsewhere":    {handler: redirect(307, "ftp://127.0.0.1/"), requests: 1, err: httpsse.ErrRedirect},
+		"redirect to no host":   {handler: redirect(307, "http:///x"), requests: 1, err: httpsse.ErrRedirect},
 		"redirect to nowhere":   {handler: redirect(301, ""), requests: 1, status: 301},
 		"permanent redirect":    {handler: redirect(301, "/stream"), requests: 1, events: all},
 		"temporary redirect":    {handler: redirect(307, "/stream"), requests: 1, events: all},
@@ -293,6 +295,9 @@ func TestWatchBadOptions(t *testing.T) {
 		"other scheme":  {url: "file:///etc/passwd"},
 		"method":        {url: "http://127.0.0.1:1", opts: &httpsse.WatchOptions{Method: "GET /"}},
 		"header":        {url: "http://127.0.0.1:1", opts: &httpsse.WatchOptions{Header: http.Header{"A": {"b\nc"}}}},
+		"header's name": {url: "http://127.0.0.1:1", opts: &httpsse.WatchOptions{Header: http.Header{"A b": {"c"}}}},
+		"no name":       {url: "http://127.0.0.1:1", opts: &httpsse.WatchOptions{Header: http.Header{"": {"c"}}}},
+		"foreign name":  {url: "http://127.0.0.1:1", opts: &httpsse.WatchOptions{Header: http.Header{"\xff": {"c"}}}},
 		"last event ID": {url: "http://127.0.0.1:1", opts: &httpsse.WatchOptions{LastEventID: "a\r\nb"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -529,6 +534,7 @@ func TestWatchTemporaryStatus(t *testing.T) {
 			{500, "", 30},
 			{502, "nonsense", 30},
 			{504, "99999999999999", 24 * 60 * 60},
+			{503, "100000000000000000000", 24 * 60 * 60},
 			{503, "date", 120},
 		}
 		requests := 0
@@ -556,7 +562,7 @@ func TestWatchTemporaryStatus(t *testing.T) {
 		}))
 		require.NoError(t, err)
 		require.Equal(t, []string{"stream-end {} @"}, events)
-		require.Equal(t, []int{503, 503, 429, 408, 425, 500, 502, 504, 503}, codes)
+		require.Equal(t, []int{503, 503, 429, 408, 425, 500, 502, 504, 503, 503}, codes)
 	})
 }
 
@@ -754,10 +760,10 @@ func TestWatchComments(t *testing.T) {
 		"\ufeff: first\r\n" +
 			"data: \ufeff1\r:in an event\rdata: 2: no comment\r\r" +
 			":\n\n" +
-			": \xff\n" +
+			": \xff\xbb\n" +
 			"id: 1\ndata: :3\n\n" +
 			":  last\n": {
-			":first", ":in an event", "message \ufeff1\n2: no comment @", ":", ":\ufffd", "message :3 @1", ": last",
+			":first", ":in an event", "message \ufeff1\n2: no comment @", ":", ":\ufffd\ufffd", "message :3 @1", ": last",
 		},
 		"\xef\xbb: half a byte order mark\n:a\n":  {":a"},
 		":b\n\ufeff:too late for one\ndata:1\n\n": {":b", "message 1 @"},
@@ -845,13 +851,110 @@ func TestWatchSeveral(t *testing.T) {
 	require.Contains(t, got[2], "y stream-gap")
 	require.Equal(t, append(append(append(want[:2:2], got[2], ends[0]), want[2], ends[1]), " stream-end {}"), got)
 
-	// What names no execution is left alone.
+	// What is not of the form is left alone.
+	const foreign = `{"data":1,"more":2}|{"data":1}{}|{"data":1}}|{"Data":1}|{"execution":null,"data":1}|{"execution":"x"}|no`
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
-		io.WriteString(w, "data: {\"data\":1,\"more\":2}\n\ndata: {\"data\":1}{}\n\ndata: {\"data\":1}}\n\ndata: no\n\nevent: stream-end\ndata: {}\n\n")
+		io.WriteString(w, "data: "+strings.ReplaceAll(foreign, "|", "\n\ndata: ")+"\n\nevent: stream-end\ndata: {}\n\n")
 	}))
 	defer other.Close()
-	got, err := watched(httpsse.Watch(bounded(t), other.URL, &httpsse.WatchOptions{Several: true}))
-	require.NoError(t, err)
-	require.Equal(t, []string{`message {"data":1,"more":2} @`, `message {"data":1}{} @`, `message {"data":1}} @`, "message no @", "stream-end {} @"}, got)
+	got = nil
+	for e, err := range httpsse.Watch(bounded(t), other.URL, &httpsse.WatchOptions{Several: true}) {
+		require.NoError(t, err)
+		require.Empty(t, e.Execution)
+		got = append(got, string(e.Data))
+	}
+	require.Equal(t, append(strings.Split(foreign, "|"), "{}"), got)
+}
+
+// Where a redirect leads to another host, it is told neither the credentials
+// nor the address that was asked for.
+func TestWatchRedirectTellsNothing(t *testing.T) {
+	var got http.Header
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer other.Close()
+	s := httptest.NewServer(http.RedirectHandler(strings.Replace(other.URL, "127.0.0.1", "localhost", 1), http.StatusTemporaryRedirect))
+	defer s.Close()
+	for _, referer := range [][]string{nil, {"http://page.example/"}} {
+		_, err := watched(httpsse.Watch(bounded(t), s.URL+"/?token=secret", &httpsse.WatchOptions{
+			Header:      http.Header{"Authorization": {"secret"}, "Cookie": {"a=secret"}, "Referer": referer},
+			LastEventID: "5",
+		}))
+		require.NoError(t, err)
+		require.Equal(t, "5", got.Get("Last-Event-Id"))
+		require.Equal(t, referer, got["Referer"])
+		require.NotContains(t, fmt.Sprint(got), "secret")
+	}
+}
+
+// A server that breaks HTTP, or only drips, is left for another try, and
+// nothing of it stays behind.
+func TestWatchHostileServer(t *testing.T) {
+	const head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+	drip := func(s string) func(net.Conn) {
+		return func(conn net.Conn) {
+			for {
+				if _, err := io.WriteString(conn, s); err != nil {
+					return
+				}
+				time.Sleep(time.Second)
+			}
+		}
+	}
+	write := func(s string) func(net.Conn) { return func(conn net.Conn) { io.WriteString(conn, s) } }
+	for name, test := range map[string]struct {
+		raw    func(net.Conn)
+		events []string
+		err    string // why it reconnects
+	}{
+		"never-ending status":     {raw: func(conn net.Conn) { write("HTTP/1.1 200 O")(conn); drip("K")(conn) }, err: "idle"},
+		"never-ending headers":    {raw: func(conn net.Conn) { write(head)(conn); drip("A: b\r\n")(conn) }, err: "idle"},
+		"endless early responses": {raw: drip("HTTP/1.1 103 Early Hints\r\n\r\n"), err: "idle"},
+		"headers without bound": {raw: func(conn net.Conn) {
+			write(head)(conn)
+			for s := "A: " + strings.Repeat("b", 1<<20) + "\r\n"; ; {
+				if _, err := io.WriteString(conn, s); err != nil {
+					return
+				}
+			}
+		}, err: "exceeded"},
+		"not gzip":           {raw: write(head + "Content-Encoding: gzip\r\n\r\ndata: 1 and more\n\n"), err: "gzip"},
+		"not chunked":        {raw: write(head + "Transfer-Encoding: chunked\r\n\r\ndata: 1\n\n"), err: "chunk"},
+		"cut within a chunk": {raw: write(head + "Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\nff\r\ndata: 2"), events: []string{"message 1 @"}, err: "unexpected EOF"},
+		"cut within CRLF":    {raw: write(head + "\r\nid: 1\r\ndata: 1\r\n\r"), events: []string{"message 1 @1"}, err: "EOF"},
+		"cut before the end": {raw: write(head + "\r\nid: 1\r\ndata: 1\r\n"), err: "EOF"},
+		"mixed line ends":    {raw: write(head + "\r\ndata: 1\r\n\ndata: 2\n\rdata: 3\r\rdata: 4\n\r\n"), events: []string{"message 1 @", "message 2 @", "message 3 @", "message 4 @"}, err: "EOF"},
+		"NUL in an ID":       {raw: write(head + "\r\nid: 1\ndata: 1\n\nid: 2\x00\ndata: \x00\xff\n\n"), events: []string{"message 1 @1", "message \x00\ufffd @1"}, err: "EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { // which waits for every goroutine
+				p := newPipe(t, func(w http.ResponseWriter, r *http.Request) {
+					conn, _, err := http.NewResponseController(w).Hijack()
+					if err == nil {
+						test.raw(conn)
+						conn.Close()
+					}
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				began := time.Now()
+				var lost error
+				events, err := watched(httpsse.Watch(ctx, pipeURL, &httpsse.WatchOptions{
+					Client: p.client,
+					Disconnected: func(err error, wait time.Duration) {
+						lost = err
+						cancel()
+					},
+				}))
+				require.Equal(t, context.Canceled, err)
+				require.ErrorContains(t, lost, test.err)
+				require.Equal(t, test.events, events)
+				require.LessOrEqual(t, time.Since(began), 45*time.Second)
+				time.Sleep(time.Second) // the server notices
+			})
+		})
+	}
 }
