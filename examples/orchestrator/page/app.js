@@ -153,10 +153,10 @@ function elapsed(startedAt) {
 }
 
 function time(ms, coarse) {
-  if (ms < 1000 && !coarse) return `${Math.round(ms)} ms`;
+  if (ms < 1000 && !coarse) return `${Math.round(ms)}\u00a0ms`;
   const s = ms / 1000;
-  if (s < 60) return coarse ? `${Math.floor(s)} s` : `${s.toFixed(1)} s`;
-  return `${Math.floor(s / 60)} min ${String(Math.floor(s % 60)).padStart(2, '0')} s`;
+  if (s < 60) return coarse ? `${Math.floor(s)}\u00a0s` : `${s.toFixed(1)}\u00a0s`;
+  return `${Math.floor(s / 60)}\u00a0min\u00a0${String(Math.floor(s % 60)).padStart(2, '0')}\u00a0s`;
 }
 
 // --- Tasks: a column for each level of dependencies, with edges between them
