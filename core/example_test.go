@@ -3,6 +3,7 @@ package core_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -197,6 +198,83 @@ type conn struct{ closed chan error }
 func (c conn) Write(p []byte) (int, error)    { return os.Stdout.Write(p) }
 func (c conn) TryWrite(p []byte) (int, error) { return os.Stdout.Write(p) }
 func (c conn) End(reason error) error         { c.closed <- reason; return nil }
+
+// What a transport says about its viewer: how it encodes, and where to resume.
+func ExampleClientOptions() {
+	r := core.New(nil)
+	ctx := context.Background()
+	first, _ := r.Publish(ctx, "x", core.Event{Data: []byte(`{"done":1}`)})
+	r.Publish(ctx, "x", core.Event{Data: []byte(`{"done":2}`)})
+	r.Close(ctx, "x")
+
+	client, err := r.Register("x", &core.ClientOptions{
+		Encoder:     core.JSON,
+		LastEventID: fmt.Sprint(first),
+		Heartbeat:   -1, // off: this transport has its own
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	var got bytes.Buffer
+	client.Serve(ctx, &got)
+	for messages := json.NewDecoder(&got); messages.More(); {
+		var m struct {
+			Event string
+			Data  json.RawMessage
+		}
+		messages.Decode(&m)
+		fmt.Println(m.Event, string(m.Data))
+	}
+	// Output:
+	// message {"done":2}
+	// stream-end {}
+}
+
+// A busy connection is so slow that much is published while it is written to.
+type busy struct{ publish func() }
+
+func (b *busy) Write(p []byte) (int, error) {
+	if b.publish != nil {
+		b.publish()
+		b.publish = nil
+	}
+	for f := range core.Decode(bytes.NewReader(p), 0) {
+		var gap struct{ Count int }
+		if f.Type == core.TypeGap && json.Unmarshal(f.Data, &gap) == nil {
+			fmt.Println("missed:", gap.Count)
+			continue
+		}
+		fmt.Printf("%s %s\n", f.Type, f.Data)
+	}
+	return len(p), nil
+}
+
+// A viewer slower than the log is long is told what it misses, or disconnected.
+func ExampleLagPolicy() {
+	for _, policy := range []core.LagPolicy{core.LagGap, core.LagDisconnect} {
+		r := core.New(&core.Options{MaxEvents: 2, Lag: policy})
+		ctx := context.Background()
+		r.Publish(ctx, "x", core.Event{Type: "step", Data: []byte("0")})
+		client, _ := r.Register("x", nil)
+		err := client.Serve(ctx, &busy{func() {
+			for i := range 1000 {
+				r.Publish(ctx, "x", core.Event{Type: "step", Data: fmt.Append(nil, i+1)})
+			}
+			go r.Close(ctx, "x")
+		}})
+		fmt.Println("served:", err)
+	}
+	// Output:
+	// step 0
+	// missed: 998
+	// step 999
+	// step 1000
+	// stream-end {}
+	// served: <nil>
+	// step 0
+	// served: execcast: client too slow
+}
 
 // A client whose connection can be written to without blocking needs no
 // goroutine of its own.

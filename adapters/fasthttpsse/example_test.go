@@ -48,3 +48,32 @@ func Example() {
 	// event: task-start
 	// event: stream-end
 }
+
+// Authorisation: who may watch what, and with which answer to whom may not.
+func ExampleOptions() {
+	registry := core.New(nil)
+	h := fasthttpsse.NewHandler(registry, &fasthttpsse.Options{
+		ExecutionID: func(ctx *fasthttp.RequestCtx) (string, error) {
+			user := string(ctx.Request.Header.Peek("X-User")) // set by a middleware, say
+			id := string(ctx.QueryArgs().Peek("execution"))
+			switch {
+			case user == "":
+				return "", core.ErrUnauthorized
+			case !strings.HasPrefix(id, user+"-"):
+				return "", fmt.Errorf("%w: %s is not %s's", core.ErrForbidden, id, user)
+			}
+			return id, nil
+		},
+		AllowedOrigins: []string{"https://app.example.com"},
+	})
+	for _, user := range []string{"", "bob"} {
+		var ctx fasthttp.RequestCtx
+		ctx.Request.SetRequestURI("/events?execution=ann-1")
+		ctx.Request.Header.Set("X-User", user)
+		h.ServeFastHTTP(&ctx)
+		fmt.Println(ctx.Response.StatusCode())
+	}
+	// Output:
+	// 401
+	// 403
+}

@@ -2,12 +2,15 @@ package coretest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"testing"
 
+	"github.com/execcast/execcast/adapters/httpsse"
 	"github.com/execcast/execcast/core"
 	"github.com/execcast/execcast/core/coretest"
 )
@@ -68,6 +71,46 @@ func ExampleMemory() {
 	// data: hello from a
 	// data: {}
 	// <nil> <nil>
+}
+
+// The test of a backplane is one call. Here the backplane is Memory.
+func ExampleRunBackplane() {
+	_ = func(t *testing.T) { // TestBackplane
+		engine := coretest.NewMemory()
+		coretest.RunBackplane(t, coretest.Engine{
+			// One node each; a real one connects to its engine here.
+			Open: func(t testing.TB) core.Backplane { return engine },
+			Break: func(t testing.TB) func() {
+				engine.Break(errors.New("unavailable"))
+				return func() { engine.Break(nil) }
+			},
+			Drop: func(t testing.TB, executionID string, n int) { engine.Drop(executionID, n) },
+		})
+	}
+}
+
+// The test of an adapter is one call, too. Here the adapter is httpsse; its own
+// test passes on more of the options.
+func ExampleRun() {
+	_ = func(t *testing.T) { // TestConformance
+		coretest.Run(t, coretest.Adapter{
+			Transport: coretest.SSE,
+			SeesLeave: true,
+			Serve: func(t testing.TB, r *core.Registry, o coretest.Options) coretest.Server {
+				mux := http.NewServeMux()
+				mux.Handle(coretest.Pattern, httpsse.NewHandler(r, &httpsse.Options{
+					AllowedOrigins: o.AllowedOrigins,
+					WriteTimeout:   o.WriteTimeout,
+					Heartbeat:      o.Heartbeat,
+				}))
+				s := &http.Server{Handler: mux}
+				l := coretest.Listen(t, o)
+				go s.Serve(l)
+				t.Cleanup(func() { s.Close() })
+				return coretest.Server{Addr: l.Addr().String(), Shutdown: s.Shutdown}
+			},
+		})
+	}
 }
 
 // data is a connection that prints what the events carry.
