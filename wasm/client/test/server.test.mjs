@@ -122,6 +122,49 @@ for (const transport of Object.keys(transports)) {
     assert.deepEqual(v.data, [1, 2]);
   });
 
+  test(`${transport}: several executions over one connection, through a restart to their ends`, async (t) => {
+    const server = await start(t, '-await');
+    await server.publish('a', '1', '{"execution":"mine","data":1}');
+    const v = watch(t, server, transport, '', { executions: ['a', 'b & c'] });
+    const seen = { a: [], 'b & c': [] }, ends = [], gaps = [];
+    v.stream.on('step', ({ execution, data }) => seen[execution].push(data));
+    v.stream.on('stream-end', ({ execution }) => ends.push(execution));
+    v.stream.on('stream-gap', ({ execution }) => gaps.push(execution));
+    await v.until(() => v.states.includes('live'));
+    await server.publish('b%20%26%20c', '2');
+    await server.publish('a', '3');
+    await server.publish('elsewhere', '0');
+    await v.until(() => v.data.length === 4);
+    assert.equal(await server.requests(), 1);
+    await server.post('/close/a');
+    await v.until(() => ends.length === 1);
+    assert.deepEqual(gaps, []);
+
+    await server.kill();
+    await v.until(() => v.states.at(-1) === 'reconnecting');
+    await server.start();
+    await server.publish('b%20%26%20c', '4');
+    await server.publish('a', '5');
+    await v.until(() => v.data.length === 6);
+    assert.equal(v.stream.state, 'live', 'the end of one is not the end of all');
+    await server.post('/close/a');
+    await server.post('/close/b%20%26%20c');
+    await v.ended();
+    assert.equal(v.stream.state, 'finished');
+    assert.deepEqual(seen, { a: [1, { execution: 'mine', data: 1 }, 3, 5], 'b & c': [2, 4] });
+    assert.deepEqual([...v.ids].sort(), v.ids);
+    assert.deepEqual(ends, ['a', 'a', 'b & c', undefined]);
+    assert.deepEqual(gaps.sort(), ['a', 'b & c'], 'of each nobody knows what the first server may have published last');
+
+    // From the middle on, another viewer gets what follows there, of both; and one that may not see one of them gets nothing.
+    const rest = watch(t, server, transport, '', { executions: ['b & c', 'a'], lastEventId: v.ids[4] });
+    await rest.ended();
+    assert.deepEqual([rest.data, rest.ids], [[5], [v.ids[5]]]);
+    const none = watch(t, server, transport, '', { executions: ['a', 'forbidden'] });
+    await none.ended();
+    assert.deepEqual([none.stream.state, none.stream.error.status, none.data], ['failed', 403, []]);
+  });
+
   test(`${transport}: a gap is told`, async (t) => {
     const server = await start(t, '-max-events', '10');
     await server.publish('job', ...numbers(1, 5));

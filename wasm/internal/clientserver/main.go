@@ -3,6 +3,7 @@
 //
 //	GET  /sse/{executionId}         the net/http adapter
 //	GET  /ws/{executionId}          the WebSocket adapter
+//	GET  /sse/, /ws/                several executions, the parameters executionId
 //	POST /publish/{executionId}     publishes each line of the body as an event of type step
 //	POST /close/{executionId}
 //	POST /shutdown
@@ -35,13 +36,27 @@ import (
 
 func executionID(r *http.Request) (string, error) {
 	id := r.PathValue("executionId")
+	return id, authorize(r, id)
+}
+
+func executionIDs(r *http.Request) ([]string, error) {
+	ids := r.URL.Query()["executionId"]
+	for _, id := range ids {
+		if err := authorize(r, id); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+func authorize(r *http.Request, id string) error {
 	switch {
 	case id == "forbidden":
-		return "", core.ErrForbidden
+		return core.ErrForbidden
 	case id == "secret" && r.Header.Get("Authorization") != "Bearer token":
-		return "", core.ErrUnauthorized
+		return core.ErrUnauthorized
 	}
-	return id, nil
+	return nil
 }
 
 func main() {
@@ -65,6 +80,8 @@ func main() {
 	}
 	mux.Handle("GET /sse/{executionId}", counted(httpsse.NewHandler(r, &httpsse.Options{ExecutionID: executionID, Retry: 50e6})))
 	mux.Handle("GET /ws/{executionId}", counted(gorillaws.NewHandler(r, &gorillaws.Options{ExecutionID: executionID})))
+	mux.Handle("GET /sse/{$}", counted(httpsse.NewHandler(r, &httpsse.Options{ExecutionIDs: executionIDs, Retry: 50e6})))
+	mux.Handle("GET /ws/{$}", counted(gorillaws.NewHandler(r, &gorillaws.Options{ExecutionIDs: executionIDs})))
 	mux.HandleFunc("POST /publish/{executionId}", func(w http.ResponseWriter, req *http.Request) {
 		body, err := io.ReadAll(req.Body)
 		if err != nil {

@@ -25,17 +25,20 @@ export function suite(name, open) {
       // watch follows an execution in the page; until waits there, however the server is doing.
       const watch = (id, options = {}) => page.evaluate(async ([url, options]) => {
         const { follow } = await import('/client.js');
-        const seen = globalThis.seen = { data: [], states: [], gaps: 0 };
+        const seen = globalThis.seen = { data: [], executions: [], states: [], gaps: 0 };
         const stream = globalThis.stream = follow(url, { retry: 100, maxDelay: 400, onState: ({ state, resumedAfter }) => seen.states.push(resumedAfter ? 'resumed' : state), ...options });
-        stream.on('step', ({ data }) => seen.data.push(data));
+        stream.on('step', ({ data, execution }) => {
+          seen.data.push(data);
+          seen.executions.push(execution);
+        });
         stream.on('stream-gap', () => seen.gaps++);
       }, [at + id, { transport, ...options }]);
       const until = (what, want) => page.evaluate(([what, want]) => new Promise((resolve) => {
         const timer = setInterval(() => {
-          const { data, states, gaps } = globalThis.seen;
+          const { data, executions, states, gaps } = globalThis.seen;
           if (!{ count: () => data.length >= want, state: () => states.at(-1) === want, gaps: () => gaps >= want }[what]()) return;
           clearInterval(timer);
-          resolve({ data, states, gaps, lastEventId: globalThis.stream.lastEventId, status: globalThis.stream.error?.status });
+          resolve({ data, executions, states, gaps, lastEventId: globalThis.stream.lastEventId, status: globalThis.stream.error?.status });
         }, 5);
       }), [what, want]);
 
@@ -64,6 +67,24 @@ export function suite(name, open) {
       const long = await until('count', 250);
       assert.deepEqual([long.data, long.gaps], [numbers(51, 300), 1]);
       await page.evaluate(() => globalThis.stream.close());
+
+      // Several over one connection, through two lives of the server, to the end of both.
+      await server.publish('a', 1);
+      await server.publish('b', 2);
+      const requests = await server.requests();
+      await watch('', { executions: ['a', 'b'] });
+      await until('count', 2);
+      assert.equal(await server.requests(), requests + 1);
+      await server.kill();
+      await until('state', 'reconnecting');
+      await server.start();
+      await server.publish('b', 3);
+      await server.publish('a', 4);
+      await until('count', 4);
+      await server.post('/close/a');
+      await server.post('/close/b');
+      const several = await until('state', 'finished');
+      assert.deepEqual([several.data, several.executions], [[1, 2, 3, 4], ['a', 'b', 'b', 'a']]);
 
       for (const [id, status] of [['forbidden', 403], ['secret', 401]]) {
         await watch(id);
