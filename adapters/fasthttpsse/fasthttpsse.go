@@ -36,6 +36,9 @@ type Options struct {
 	ExecutionIDs func(*fasthttp.RequestCtx) ([]string, error)
 	// AllowedOrigins lists the origins, as in "https://app.example.com", whose
 	// pages may watch besides those of the server's own host; "*" means any.
+	// Pages that send headers of their own have their browser ask for it, with
+	// an OPTIONS request and before anybody is authorised: route that method
+	// here, too.
 	AllowedOrigins []string
 	// WriteTimeout is how long a viewer's connection may take to accept what
 	// is written to it. Default 10 s.
@@ -111,12 +114,17 @@ func (h *Handler) ServeExecutions(ctx *fasthttp.RequestCtx, executionIDs []strin
 
 // admit answers requests that could not be served whatever their execution.
 func (h *Handler) admit(ctx *fasthttp.RequestCtx) bool {
+	peek := func(name string) string { return string(ctx.Request.Header.Peek(name)) }
+	if endpoint.Preflight(string(ctx.Method()), peek, h.opts.AllowedOrigins, ctx.Response.Header.Set) {
+		ctx.SetStatusCode(fasthttp.StatusNoContent)
+		return false
+	}
 	if !ctx.IsGet() && !ctx.IsHead() {
 		ctx.Error("method not allowed", fasthttp.StatusMethodNotAllowed) // resets the headers
 		ctx.Response.Header.Set("Allow", "GET, HEAD")
 		return false
 	}
-	origin := string(ctx.Request.Header.Peek("Origin"))
+	origin := peek("Origin")
 	if !endpoint.OriginAllowed(origin, string(ctx.Host()), h.opts.AllowedOrigins) {
 		ctx.Error("origin not allowed", fasthttp.StatusForbidden)
 		return false

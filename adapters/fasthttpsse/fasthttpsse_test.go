@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -246,4 +247,28 @@ func TestServeExecutions(t *testing.T) {
 	r.Forget("y")
 	_, err := io.ReadAll(in)
 	require.NoError(t, err)
+}
+
+// An Origin that "*" allows goes into the answer, where it must not begin a
+// header of its own.
+func TestHostileOrigins(t *testing.T) {
+	h := fasthttpsse.NewHandler(core.New(nil), &fasthttpsse.Options{AllowedOrigins: []string{"*"}})
+	addr := serve(t, &fasthttp.Server{
+		Handler:        func(ctx *fasthttp.RequestCtx) { h.ServeExecution(ctx, "x") },
+		ReadBufferSize: 1 << 19,
+		Logger:         log.New(io.Discard, "", 0),
+	})
+	for _, value := range []string{"a\n\tSet-Cookie: b=c", "a\rSet-Cookie: b=c", "a\x00", strings.Repeat("a", 100_000), "null"} {
+		for _, lines := range []string{"GET /x HTTP/1.1\n", "OPTIONS /x HTTP/1.1\nAccess-Control-Request-Method: GET\nAccess-Control-Request-Headers: " + value + "\n"} {
+			_, body := request(t, addr, lines+"Host: a\nOrigin: "+value+"\n\n")
+			res, err := http.ReadResponse(body, nil)
+			require.NoError(t, err)
+			require.Empty(t, res.Header["Set-Cookie"], "%.20q", value)
+			require.Contains(t, []int{200, 204, 400}, res.StatusCode, "%.20q", value)
+			if value == "null" {
+				require.Equal(t, value, res.Header.Get("Access-Control-Allow-Origin"))
+				require.Empty(t, res.Header["Access-Control-Allow-Credentials"])
+			}
+		}
+	}
 }

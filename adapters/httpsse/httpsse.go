@@ -27,6 +27,9 @@ type Options struct {
 	ExecutionIDs func(*http.Request) ([]string, error)
 	// AllowedOrigins lists the origins, as in "https://app.example.com", whose
 	// pages may watch besides those of the server's own host; "*" means any.
+	// Pages that send headers of their own have their browser ask for it, with
+	// an OPTIONS request and before anybody is authorised: route that method
+	// here, too.
 	AllowedOrigins []string
 	// WriteTimeout is how long a viewer's connection may take to accept what
 	// is written to it. Default 10 s.
@@ -101,6 +104,10 @@ func (h *Handler) ServeExecutions(w http.ResponseWriter, r *http.Request, execut
 
 // admit answers requests that could not be served whatever their execution.
 func (h *Handler) admit(w http.ResponseWriter, r *http.Request) bool {
+	if endpoint.Preflight(r.Method, r.Header.Get, h.opts.AllowedOrigins, w.Header().Set) {
+		w.WriteHeader(http.StatusNoContent)
+		return false
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)

@@ -294,3 +294,31 @@ func TestLeavingIsNoticed(t *testing.T) {
 		})
 	}
 }
+
+// An Origin that "*" allows goes into the answer, where it must not begin a
+// header of its own.
+func TestHostileOrigins(t *testing.T) {
+	for path, keep := range paths {
+		t.Run(path, func(t *testing.T) {
+			s := serve(t, httpsse.NewHandler(core.New(nil), &httpsse.Options{AllowedOrigins: []string{"*"}, KeepHandler: keep}), nil)
+			for _, value := range []string{"a\r\n\tSet-Cookie: b=c", "a\rSet-Cookie: b=c", "a\nSet-Cookie: b=c", "a\x00", strings.Repeat("a", 100_000), "null"} {
+				for _, lines := range []string{"GET /x HTTP/1.1\r\n", "OPTIONS /x HTTP/1.1\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: " + value + "\r\n"} {
+					conn, err := net.Dial("tcp", s.Listener.Addr().String())
+					require.NoError(t, err)
+					defer conn.Close()
+					require.NoError(t, conn.SetDeadline(time.Now().Add(hang)))
+					_, err = io.WriteString(conn, lines+"Host: a\r\nOrigin: "+value+"\r\n\r\n")
+					require.NoError(t, err)
+					res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+					require.NoError(t, err)
+					require.Empty(t, res.Header["Set-Cookie"], "%.20q", value)
+					require.Contains(t, []int{200, 204, 400}, res.StatusCode, "%.20q", value)
+					if value == "null" {
+						require.Equal(t, value, res.Header.Get("Access-Control-Allow-Origin"))
+						require.Empty(t, res.Header["Access-Control-Allow-Credentials"])
+					}
+				}
+			}
+		})
+	}
+}

@@ -97,6 +97,30 @@ var requestCases = []testCase{
 			require.Equal(s, v.streaming(), v.Status, "an allowed origin")
 			if s.Transport == SSE {
 				require.Equal(s, friend, v.Header.Get("Access-Control-Allow-Origin"), "or the page cannot read what it may")
+				preflight := func(r *room, origin string) *Viewer {
+					return r.connect(ViewerOptions{Method: http.MethodOptions, Header: http.Header{
+						"Origin":                         {origin},
+						"Access-Control-Request-Method":  {http.MethodGet},
+						"Access-Control-Request-Headers": {"authorization,last-event-id"},
+					}})
+				}
+				v = preflight(open, friend)
+				require.Equal(s, http.StatusNoContent, v.Status, "or the page cannot send headers")
+				require.Equal(s, friend, v.Header.Get("Access-Control-Allow-Origin"))
+				require.Contains(s, v.Header.Get("Access-Control-Allow-Methods"), http.MethodGet)
+				require.Contains(s, v.Header.Get("Access-Control-Allow-Headers"), "authorization")
+				require.Contains(s, v.Header.Get("Access-Control-Allow-Headers"), "last-event-id")
+				require.Contains(s, v.Header.Get("Vary"), "Origin")
+				require.NotEmpty(s, v.Header.Get("Access-Control-Max-Age"))
+				refused := []*Viewer{preflight(strict, friend)}
+				for _, origin := range []string{"", "*", "null", "https://evil.example", friend + ".evil.example", friend + strings.Repeat("/", 2000)} {
+					refused = append(refused, preflight(open, origin))
+				}
+				for _, v := range refused {
+					require.GreaterOrEqual(s, v.Status, 400)
+					require.Empty(s, v.Header.Get("Access-Control-Allow-Origin"))
+					require.Empty(s, v.Header.Get("Access-Control-Allow-Headers"))
+				}
 			}
 		},
 	},

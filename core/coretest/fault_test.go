@@ -46,6 +46,7 @@ func TestFaults(t *testing.T) {
 		{refusesBadID, all, "UnusableLastEventID"},
 		{overloaded, all, "TooManyClients"},
 		{anyOrigin, all, "Origins"},
+		{noPreflight, all[:1], "Origins"},
 		{alwaysDone, all[2:], "Shutdown"},
 		{mute, all[2:], "Pings"},
 		{deaf, all[2:], "MissedPongs"},

@@ -54,6 +54,7 @@ const (
 	refusesBadID  = "answers 400 to a malformed Last-Event-ID"
 	overloaded    = "answers 503 to whom it turns away"
 	anyOrigin     = "lets pages of any origin in"
+	noPreflight   = "answers no preflight"
 	alwaysDone    = "closes every WebSocket as finished"
 	mute          = "answers no pings"
 	authorisesOne = "authorises the first of several executions only"
@@ -102,6 +103,14 @@ func admit(w http.ResponseWriter, r *http.Request, registry *core.Registry, o Op
 		err = o.Authorize(id)
 	}
 	switch {
+	case r.Method == "OPTIONS" && slices.Contains(o.AllowedOrigins, origin) && fault != noPreflight:
+		w.Header().Set("Vary", "Origin")
+		w.Header().Set("Access-Control-Allow-Origin", origin)
+		w.Header().Set("Access-Control-Allow-Methods", "GET")
+		w.Header().Set("Access-Control-Allow-Headers", "authorization, last-event-id")
+		w.Header().Set("Access-Control-Max-Age", "60")
+		w.WriteHeader(http.StatusNoContent)
+		return
 	case r.Method != "GET" && (r.Method != "HEAD" || ws):
 		w.Header().Set("Allow", "GET, HEAD")
 		w.WriteHeader(http.StatusMethodNotAllowed)

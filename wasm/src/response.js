@@ -27,6 +27,10 @@ export function eventStreamResponse(registry, executionID, request, options = {}
   const method = request?.method ?? 'GET';
   const url = new URL(request?.url ?? '', 'http://localhost');
   const origin = request?.headers?.get('Origin') ?? '';
+  if (method === 'OPTIONS') {
+    const granted = preflight(request, origin, allowedOrigins);
+    if (granted) return new Response(null, { status: 204, headers: granted });
+  }
   if (method !== 'GET' && method !== 'HEAD') return refuse(method, 405, 'method not allowed', { Allow: 'GET, HEAD' });
   if (!originAllowed(origin, url.host, allowedOrigins)) return refuse(method, 403, 'origin not allowed');
   const headers = cors(origin, allowedOrigins);
@@ -77,7 +81,7 @@ function refuse(method, status, message, headers = {}) {
   });
 }
 
-// originAllowed and cors decide as the adapters do; see adapters/internal/endpoint.
+// originAllowed, cors and preflight decide as the adapters do; see adapters/internal/endpoint.
 function originAllowed(origin, host, allowed) {
   const [, own] = /^(?:[a-z][a-z\d+.-]*:)?\/\/(?:[^/?#]*@)?([^/?#]*)/i.exec(origin) ?? [];
   return origin === '' || same(own ?? '', host) || allowed.some((a) => a === '*' || same(a, origin));
@@ -90,6 +94,18 @@ function cors(origin, allowed) {
   if (listed || allowed.includes('*')) headers['Access-Control-Allow-Origin'] = origin;
   if (listed) headers['Access-Control-Allow-Credentials'] = 'true';
   return headers;
+}
+
+function preflight({ headers }, origin, allowed) {
+  if (!headers.get('Access-Control-Request-Method') || origin === '' || !allowed.some((a) => a === '*' || same(a, origin))) return undefined;
+  const names = headers.get('Access-Control-Request-Headers') ?? '';
+  return {
+    ...cors(origin, allowed),
+    Vary: 'Origin, Access-Control-Request-Headers',
+    'Access-Control-Allow-Methods': 'GET, HEAD',
+    ...(/^[\w!#$%&'*+.^`|~, \t-]{1,1024}$/.test(names) && { 'Access-Control-Allow-Headers': names }),
+    'Access-Control-Max-Age': '7200',
+  };
 }
 
 const same = (a, b) => a.toLowerCase() === b.toLowerCase();

@@ -76,6 +76,15 @@ async function talk(server) {
         await note(`${method} ${handler} from ${origin}`, await get('x', { handler, method, headers }));
       }
     }
+    for (const origin of [undefined, ...origins]) {
+      const asked = { ...(origin !== undefined && { Origin: origin }), 'Access-Control-Request-Method': 'GET' };
+      await note(`preflight ${handler} from ${origin}`, await get('forbidden', { handler, method: 'OPTIONS', headers: asked }));
+      await note(`preflight ${handler} from ${origin}, as GET`, await get('never', { handler, headers: asked }), 1);
+    }
+    for (const names of ['authorization', 'authorization,last-event-id', 'X-A, X_b~', 'a b', '*', '', 'a:b', 'a\u00ff', '"a"', 'x'.repeat(1024), 'x'.repeat(1025)]) {
+      const headers = { Origin: app, 'Access-Control-Request-Method': 'PUT', 'Access-Control-Request-Headers': names };
+      await note(`preflight ${handler} for ${names}`, await get('x', { handler, method: 'OPTIONS', headers }));
+    }
     for (const method of ['GET', 'HEAD']) {
       for (const headers of [{}, { Origin: app }]) {
         await note(`${method} ${handler}, unknown`, await get('never', { ...lastEventID(ids[0]), handler, method, headers: { ...headers, 'Last-Event-ID': ids[0] } }));

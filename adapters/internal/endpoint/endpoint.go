@@ -73,6 +73,31 @@ func CORS(origin string, allowed []string, set func(name, value string)) {
 	}
 }
 
+// Preflight calls set with the headers of the answer, a 204, to a browser that
+// asks whether a page of an allowed origin may send a request with headers of
+// its own, as Authorization or Last-Event-ID (Fetch standard, section 4.8). It
+// may send any: who may watch is decided by what they say. It returns false if
+// the request asks no such thing, or for a page that may not: then OPTIONS is a
+// method like others.
+func Preflight(method string, header func(name string) string, allowed []string, set func(name, value string)) bool {
+	origin := header("Origin")
+	if method != http.MethodOptions || header("Access-Control-Request-Method") == "" || origin == "" || !listed(origin, allowed) {
+		return false
+	}
+	CORS(origin, allowed, set)
+	set("Vary", "Origin, Access-Control-Request-Headers")
+	set("Access-Control-Allow-Methods", "GET, HEAD")
+	if names := header("Access-Control-Request-Headers"); names != "" && len(names) <= 1024 && strings.Trim(names, fieldNames) == "" {
+		set("Access-Control-Allow-Headers", names)
+	}
+	set("Access-Control-Max-Age", "7200") // seconds: the most that every browser takes
+	return true
+}
+
+// fieldNames is what a list of field names consists of (RFC 9110, section
+// 5.6.2).
+const fieldNames = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-.^_`|~, \t"
+
 // Target is what a request wants to see: one execution, or several in one
 // stream.
 type Target struct {

@@ -1,7 +1,7 @@
 // Command clientserver is what the JavaScript client is tested against. It
 // prints its address and serves until its input ends.
 //
-//	GET  /sse/{executionId}         the net/http adapter
+//	     /sse/{executionId}         the net/http adapter
 //	GET  /ws/{executionId}          the WebSocket adapter
 //	GET  /sse/, /ws/                several executions, the parameters executionId
 //	POST /publish/{executionId}     publishes each line of the body as an event of type step
@@ -65,6 +65,12 @@ func main() {
 	await := flag.Bool("await", false, "viewers of unknown executions wait")
 	flag.Parse()
 	r := core.New(&core.Options{MaxEvents: *maxEvents, AwaitUnknown: *await, ShutdownSpread: -1})
+	l, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	// The page is of another origin where it asks for the server by another name.
+	origins := []string{"http://" + l.Addr().String()}
 	mux := http.NewServeMux()
 	var requests atomic.Int64
 	counted := func(h http.Handler) http.Handler {
@@ -78,7 +84,7 @@ func main() {
 			h.ServeHTTP(w, req)
 		})
 	}
-	mux.Handle("GET /sse/{executionId}", counted(httpsse.NewHandler(r, &httpsse.Options{ExecutionID: executionID, Retry: 50e6})))
+	mux.Handle("/sse/{executionId}", counted(httpsse.NewHandler(r, &httpsse.Options{ExecutionID: executionID, AllowedOrigins: origins, Retry: 50e6})))
 	mux.Handle("GET /ws/{executionId}", counted(gorillaws.NewHandler(r, &gorillaws.Options{ExecutionID: executionID})))
 	mux.Handle("GET /sse/{$}", counted(httpsse.NewHandler(r, &httpsse.Options{ExecutionIDs: executionIDs, Retry: 50e6})))
 	mux.Handle("GET /ws/{$}", counted(gorillaws.NewHandler(r, &gorillaws.Options{ExecutionIDs: executionIDs})))
@@ -109,10 +115,6 @@ func main() {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, `<!doctype html><title>test</title><link rel="icon" href="data:,">`)
 	})
-	l, err := net.Listen("tcp", *addr)
-	if err != nil {
-		log.Fatal(err)
-	}
 	fmt.Printf("http://%s\n", l.Addr())
 	go func() {
 		io.Copy(io.Discard, os.Stdin)

@@ -23,7 +23,7 @@ export function suite(name, open) {
       await page.goto(server.url);
 
       // watch follows an execution in the page; until waits there, however the server is doing.
-      const watch = (id, options = {}) => page.evaluate(async ([url, options]) => {
+      const watch = (id, options = {}, host = '') => page.evaluate(async ([url, options]) => {
         const { follow } = await import('/client.js');
         const seen = globalThis.seen = { data: [], executions: [], states: [], gaps: 0 };
         const stream = globalThis.stream = follow(url, { retry: 100, maxDelay: 400, onState: ({ state, resumedAfter }) => seen.states.push(resumedAfter ? 'resumed' : state), ...options });
@@ -32,7 +32,7 @@ export function suite(name, open) {
           seen.executions.push(execution);
         });
         stream.on('stream-gap', () => seen.gaps++);
-      }, [at + id, { transport, ...options }]);
+      }, [host + at + id, { transport, ...options }]);
       const until = (what, want) => page.evaluate(([what, want]) => new Promise((resolve) => {
         const timer = setInterval(() => {
           const { data, executions, states, gaps } = globalThis.seen;
@@ -93,7 +93,15 @@ export function suite(name, open) {
       if (transport === 'fetch') {
         await server.publish('secret', 'x');
         await watch('secret', { headers: { Authorization: 'Bearer token' } });
-        assert.deepEqual((await until('count', 1)).data, ['x']);
+        const { data, lastEventId } = await until('count', 1);
+        assert.deepEqual(data, ['x']);
+        await page.evaluate(() => globalThis.stream.close());
+
+        // From another origin, whose server the browser asks first whether the page may send these headers.
+        const foreign = server.url.replace('127.0.0.1', 'localhost');
+        await server.publish('secret', 'y');
+        await watch('secret', { headers: { Authorization: 'Bearer token' }, lastEventId }, foreign);
+        assert.deepEqual((await until('count', 1)).data, ['y']);
         await page.evaluate(() => globalThis.stream.close());
       }
     });
