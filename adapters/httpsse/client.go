@@ -165,11 +165,11 @@ func (e *StatusError) Temporary() bool {
 // reached: ctx bounds how long that may go on.
 //
 // Redirects are followed, anew with each request, as http.Client does, but
-// without a Referer: another host is not told Authorization and Cookie, yet all
-// other headers. While the loop's body runs,
-// nothing is read, and the server may find its viewer slow. Leaving the loop
-// closes the connection. Every range over the sequence is a stream of its own,
-// with opts as they are when it begins.
+// without a Referer: another host is told neither Authorization nor Cookie, but
+// all other headers. While the loop's body runs, nothing is read, and the
+// server may find its viewer slow. Leaving the loop closes the connection.
+// Every range over the sequence is a stream of its own, with opts as they are
+// when it begins.
 func Watch(ctx context.Context, url string, opts *WatchOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		w, err := newWatcher(ctx, url, opts)
