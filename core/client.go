@@ -336,6 +336,9 @@ func (c *Client) run() (reason error, ended bool) {
 			}
 			c.wrote(&t.batch)
 			c.x.delivered(t.events, len(t.p))
+			if t.tail && t.req == nil && c.try == nil {
+				c.park(&t) // without asking the log again
+			}
 		}
 	}
 }
