@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"runtime"
@@ -188,3 +189,50 @@ func BenchmarkDeliver(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkBacklog is what it costs until clients that come late have been
+// written a log of 3 MiB: all of them at once.
+func BenchmarkBacklog(b *testing.B) {
+	const events, clients = 3000, 100
+	for _, mode := range []string{"shared pumps", "goroutines"} {
+		b.Run(mode, func(b *testing.B) {
+			r := New(&Options{Heartbeat: -1})
+			data := bytes.Repeat([]byte("x"), 1000)
+			for range events {
+				if _, err := r.Publish(context.Background(), "x", Event{Data: data}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				want := r.Stats().Delivered + events*clients
+				all := make([]*Client, clients)
+				for i := range all {
+					c, err := r.Register("x", nil)
+					if err != nil {
+						b.Fatal(err)
+					}
+					all[i] = c
+					if mode == "goroutines" {
+						go c.Serve(context.Background(), full{})
+					} else {
+						c.Start(full{})
+					}
+				}
+				for r.Stats().Delivered < want {
+					runtime.Gosched()
+				}
+				for _, c := range all {
+					c.Unregister()
+				}
+			}
+		})
+	}
+}
+
+// full is a connection that takes nothing without blocking.
+type full struct{}
+
+func (full) Write(p []byte) (int, error)  { runtime.Gosched(); return len(p), nil }
+func (full) TryWrite([]byte) (int, error) { return 0, nil }
+func (full) End(error) error              { return nil }

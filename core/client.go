@@ -275,7 +275,7 @@ func (c *Client) gap() (t task) {
 		count = int64(l.lost)
 	case c.missed.any:
 		from = c.missed.from
-	case c.seq >= 0 && !l.killed && !l.unsure:
+	case c.seq >= 0 && l.killed == 0 && !l.unsure:
 		count = int64(l.lost) - c.seq
 	}
 	if c.started && x.r.opts.Lag == LagDisconnect {

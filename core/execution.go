@@ -3,6 +3,7 @@ package core
 import (
 	"container/list"
 	"context"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,9 +26,10 @@ type execution struct {
 	log       log
 	clients   []*Client
 	lanes     []*lane
-	using     [maxEncodings]int      // clients per encoder slot
-	naming    *[maxEncodings]Encoder // see encoder
-	batches   [maxEncodings]weak.Pointer[batch]
+	using     [maxEncodings]int                 // clients per encoder slot
+	naming    *[maxEncodings]Encoder            // see encoder
+	newest    [maxEncodings]weak.Pointer[batch] // batches up to the log's end
+	backlog   map[place]weak.Pointer[batch]     // those that something follows
 	sealed    bool
 	forgotten bool
 	waiting   int           // clients Close waits for
@@ -64,10 +66,17 @@ type batch struct {
 	from, to uint64 // positions before and after
 	seq      int64  // events the log ever had up to to, unless some were superseded
 	events   int
-	tail     bool // nothing followed when it was made, and more may come
+	tail     bool   // nothing followed when it was made, and more may come
+	killed   uint64 // events that had been superseded then
 	p        []byte
 	shared   *batch // keeps the execution's copy alive while this one is in use
 	of       *merge // made for one client, of several executions
+}
+
+// place is a position in an encoding.
+type place struct {
+	slot int
+	pos  uint64
 }
 
 // maxBatch bounds the bytes of a batch of several events, and with that what
@@ -348,7 +357,7 @@ func (x *execution) read(slot int, pos uint64) batch {
 	if i == l.n {
 		return b
 	}
-	if s := x.batches[slot].Value(); s != nil && s.from == pos && (s.to == l.last || !s.tail) {
+	if s := x.made(slot, pos); s != nil {
 		b = *s
 		b.shared = s
 		b.tail = b.tail && !x.sealed
@@ -368,6 +377,10 @@ func (x *execution) read(slot int, pos uint64) batch {
 		b.events++
 		b.to = rec.id
 		b.p = frame
+		if len(x.backlog) > 0 && x.made(slot, b.to) != nil {
+			end++ // from here on it is made already
+			break
+		}
 	}
 	b.seq = int64(l.lost) + int64(end)
 	b.tail = end == l.n && !x.sealed
@@ -376,12 +389,45 @@ func (x *execution) read(slot int, pos uint64) batch {
 		for ; i < end; i++ {
 			b.p = append(b.p, l.at(i).frame(slot)...)
 		}
+		b.killed = l.killed
 		s := new(batch)
 		*s = b
-		x.batches[slot] = weak.Make(s)
+		if end == l.n {
+			x.newest[slot] = weak.Make(s)
+		} else {
+			x.keep(place{slot, pos}, weak.Make(s))
+		}
 		b.shared = s
 	}
 	return b
+}
+
+// made returns the batch of several events that follows a position, if some
+// client has use for it still.
+func (x *execution) made(slot int, pos uint64) *batch {
+	s := x.newest[slot].Value()
+	if s == nil || s.from != pos || s.tail && s.to != x.log.last {
+		s = x.backlog[place{slot, pos}].Value()
+	}
+	if s == nil || s.killed != x.log.killed { // not what late clients are to see
+		return nil
+	}
+	return s
+}
+
+// keep has clients that come late, one behind the other, share a batch.
+func (x *execution) keep(at place, s weak.Pointer[batch]) {
+	const most = 256 // places; twice what a log of the default size has
+	if len(x.backlog) >= most {
+		maps.DeleteFunc(x.backlog, func(_ place, s weak.Pointer[batch]) bool { return s.Value() == nil })
+	}
+	switch {
+	case x.backlog == nil:
+		x.backlog = map[place]weak.Pointer[batch]{}
+	case len(x.backlog) >= most:
+		return
+	}
+	x.backlog[at] = s
 }
 
 // frame returns a live record's frame, encoding it if no client had that

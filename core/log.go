@@ -146,7 +146,7 @@ type log struct {
 	floor  uint64 // the highest ID that a bound evicted, at first Registry.forgotten
 	last   uint64 // ID of the newest event, 0 if there was none
 	lost   uint64 // events evicted by a bound
-	killed bool   // an event has been superseded: positions no longer count events
+	killed uint64 // events superseded so far: if any, positions no longer count events
 	unsure bool   // events are gone that were never counted
 	keys   map[string]uint64
 	keyMax int // most keys at once since keys was made
@@ -268,7 +268,7 @@ func (l *log) kill(r *record) {
 	l.bytes -= r.size()
 	*r = record{id: r.id, dead: true}
 	l.dead++
-	l.killed = true
+	l.killed++
 }
 
 // grow makes room for one more record: by dropping dead ones if there are many,

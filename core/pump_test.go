@@ -2,6 +2,8 @@ package core
 
 import (
 	"context"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -243,4 +245,76 @@ func (v *countingViewer) TryWrite(p []byte) (int, error) {
 	}
 	v.largest = max(v.largest, len(p))
 	return v.viewer.TryWrite(p)
+}
+
+// Clients that come late, each a little later than the one before and from
+// where it likes, are written the same bytes: assembled once.
+func TestLateClientsShareTheBacklog(t *testing.T) {
+	r := New(nil)
+	publish := func(n int, e Event) {
+		for range n {
+			_, err := r.Publish(t.Context(), "x", e)
+			require.NoError(t, err)
+		}
+	}
+	publish(1, Event{Key: "k", Data: []byte("old")})
+	publish(300, Event{Data: make([]byte, 1000)})
+	c, err := r.Register("x", nil)
+	require.NoError(t, err)
+	defer c.Unregister()
+	x, start := c.x, c.pos
+	// follow reads the log to its end and returns what it was given.
+	follow := func(pos uint64) (batches []batch) {
+		for {
+			x.mu.Lock()
+			b := x.read(c.slot, pos)
+			x.mu.Unlock()
+			if b.events == 0 {
+				return batches
+			}
+			require.Equal(t, pos, b.from)
+			require.LessOrEqual(t, len(b.p), maxBatch)
+			batches, pos = append(batches, b), b.to
+		}
+	}
+	shared := func(a, b []batch) (n int) {
+		for _, a := range a {
+			if slices.ContainsFunc(b, func(b batch) bool { return &a.p[0] == &b.p[0] }) {
+				n++
+			}
+		}
+		return n
+	}
+	text := func(batches []batch) (s string) {
+		for _, b := range batches {
+			s += string(b.p)
+		}
+		return s
+	}
+	first := follow(start)
+	require.Greater(t, len(first), 8)
+	second := follow(start)
+	require.Equal(t, len(first), shared(first, second))
+
+	publish(1, Event{Data: []byte("more")}) // behind all of it
+	third := follow(start)
+	require.GreaterOrEqual(t, shared(first, third), len(first)-1)
+	require.True(t, strings.HasPrefix(text(third), text(first)))
+
+	fourth := follow(x.log.at(7).id) // in the middle of the first batch
+	require.Equal(t, len(third)-1, shared(third, fourth))
+	require.True(t, strings.HasSuffix(text(third), text(fourth)))
+
+	publish(1, Event{Key: "k", Data: []byte("new")})
+	fifth := follow(start)
+	require.Contains(t, text(first), "data: old\n")
+	require.NotContains(t, text(fifth), "data: old\n")
+	require.Contains(t, text(fifth), "data: new\n")
+	require.Zero(t, shared(third, fifth))
+
+	for i := range 300 { // viewers that each come from elsewhere
+		follow(x.log.at(i).id)
+	}
+	require.LessOrEqual(t, len(x.backlog), 256)
+	runtime.KeepAlive([][]batch{first, second, third, fourth, fifth})
 }
