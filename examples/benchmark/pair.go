@@ -56,6 +56,7 @@ type pair struct {
 	out       *json.Encoder
 	addr      string
 	spread    int
+	stuck     bool // has a viewer who never reads
 	dead      bool
 }
 
@@ -158,7 +159,11 @@ func (p *pair) do(o order) (r result) {
 		err = errors.New(r.Err)
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %s: %v\n", p.contender.name, o.Do, err)
+		beside := ""
+		if p.stuck {
+			beside = ", beside a stuck viewer"
+		}
+		fmt.Fprintf(os.Stderr, "%s: %s%s: %v\n", p.contender.name, o.Do, beside, err)
 		r.Err = err.Error()
 		p.stop()
 	}
@@ -166,6 +171,7 @@ func (p *pair) do(o order) (r result) {
 }
 
 func (p *pair) connect(clients int, stuck bool) result {
+	p.stuck = stuck
 	return p.do(order{
 		Do: "connect", Clients: clients, Stuck: stuck, WebSocket: p.contender.websocket, Addr: p.addr, Spread: p.spread,
 	})

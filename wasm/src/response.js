@@ -90,6 +90,7 @@ function originAllowed(origin, host, allowed) {
 function cors(origin, allowed) {
   if (allowed.length === 0) return {};
   const headers = { Vary: 'Origin' };
+  if (origin === '') return headers;
   const listed = allowed.some((a) => same(a, origin));
   if (listed || allowed.includes('*')) headers['Access-Control-Allow-Origin'] = origin;
   if (listed) headers['Access-Control-Allow-Credentials'] = 'true';

@@ -61,7 +61,7 @@ func CORS(origin string, allowed []string, set func(name, value string)) {
 		return
 	}
 	set("Vary", "Origin")
-	if !listed(origin, allowed) {
+	if origin == "" || !listed(origin, allowed) {
 		return
 	}
 	set("Access-Control-Allow-Origin", origin)

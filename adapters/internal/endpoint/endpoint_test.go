@@ -64,3 +64,11 @@ func TestNoPreflight(t *testing.T) {
 		require.Nil(t, preflight(method, app, "GET", "authorization", app), method)
 	}
 }
+
+func TestCORSWithoutOrigin(t *testing.T) {
+	for _, allowed := range [][]string{{"*"}, {app}, {""}} {
+		got := map[string]string{}
+		endpoint.CORS("", allowed, func(name, value string) { got[name] = value })
+		require.Equal(t, map[string]string{"Vary": "Origin"}, got)
+	}
+}
