@@ -32,7 +32,10 @@ test('the page reconnects, and shows the end', async () => {
   const page = await browser.newPage();
   await page.goto(url); // once without the worker, to install it
   await page.evaluate(async () => {
-    await navigator.serviceWorker.register('/worker.js', { type: 'module' });
+    // Where the browser cannot start a worker just now, it is asked again.
+    const register = (tries) => navigator.serviceWorker.register('/worker.js', { type: 'module' })
+      .catch((err) => { if (tries === 1) throw err; return register(tries - 1); });
+    await register(3);
     await navigator.serviceWorker.ready;
   });
   const server = (...call) => page.evaluate((call) => new Promise((resolve) => {

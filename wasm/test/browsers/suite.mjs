@@ -75,7 +75,10 @@ export function suite(name, open) {
     await t.test('EventSource, answered by a service worker: events, reconnect, resume, end', async () => {
       const page = await visit('/');
       const { log, hidden, ids } = await page.evaluate(async () => {
-        await navigator.serviceWorker.register('/worker.js', { type: 'module' });
+        // Where the browser cannot start a worker just now, it is asked again.
+        const register = (tries) => navigator.serviceWorker.register('/worker.js', { type: 'module' })
+          .catch((err) => { if (tries === 1) throw err; return register(tries - 1); });
+        await register(3);
         await navigator.serviceWorker.ready;
         if (!navigator.serviceWorker.controller) {
           await new Promise((resolve) => navigator.serviceWorker.addEventListener('controllerchange', resolve, { once: true }));
