@@ -210,7 +210,7 @@ func (w *nodes) run() {
 			v.leave()
 		}
 	}
-	time.Sleep(time.Minute)
+	time.Sleep(time.Minute) // more than followLinger
 	synctest.Wait()
 	for _, run := range w.runs {
 		if n := w.shared.Followers(run.id); !run.closed && n != 0 {

@@ -603,6 +603,8 @@ func (c *cluster) add(b core.Backplane, executionID string, m core.Message) uint
 	return id
 }
 
+// eventually asks until f is true: what a backplane's engine does elsewhere
+// cannot be waited for in another way.
 func (c *cluster) eventually(what string, f func() bool) {
 	c.Helper()
 	for start := time.Now(); !f(); time.Sleep(10 * time.Millisecond) {

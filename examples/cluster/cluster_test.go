@@ -98,7 +98,8 @@ func (c *running) url(i int, path string) string {
 	return "http://" + c.addr[i] + path
 }
 
-// start has a node start an execution, as soon as there is one that can.
+// start has a node start an execution, as soon as there is one that can: they
+// are processes, which can only be asked again.
 func (c *running) start(i int) string {
 	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(100 * time.Millisecond) {
 		if c.pid(i) == 0 {

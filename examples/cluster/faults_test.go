@@ -110,7 +110,7 @@ func TestFaults(t *testing.T) {
 				took := time.Since(begin)
 				for old := stall.Load(); int64(took) > old && !stall.CompareAndSwap(old, int64(took)); old = stall.Load() {
 				}
-				time.Sleep(length/time.Duration(each) - took)
+				time.Sleep(length/time.Duration(each) - took) // spreads the events over the faults
 			}
 			if err := registry.Close(ctx, id); err != nil {
 				t.Errorf("close of execution %d: %v", i, err)
