@@ -418,7 +418,9 @@ export function suite(name, launch) {
     assert.ok(await viewer.page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'no scrolling sideways');
 
     // The history: from one run to the other and back.
+    const first = viewer.page.url();
     await viewer.page.click('#start');
+    await until('the second run', async () => viewer.page.url() !== first); // the first one has finished, too
     await viewer.connection('finished');
     await until('two runs', () => viewer.page.evaluate(() => document.querySelectorAll('#runs a').length === 2));
     const shown = viewer.page.url();
